@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+#include "memory.h"
+
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace nnsym {
+namespace {
+
+constexpr std::int64_t kHugePage = 2 << 20;
+constexpr std::int64_t kKept = std::int64_t(1) << 30;  // bytes kept at most
+constexpr std::int64_t kSlack = 8 << 20;               // a kept block may be so much larger than the request
+
+struct Kept {
+    void* p;
+    std::int64_t bytes;
+};
+std::mutex mutex;
+std::vector<Kept>& kept = *new std::vector<Kept>;  // outlives results that are freed at exit
+std::int64_t kept_bytes = 0;
+
+std::int64_t rounded(std::int64_t bytes) {
+    const std::int64_t unit = bytes >= kHugePage ? kHugePage : 64;
+    return bytes ? (bytes + unit - 1) / unit * unit : unit;
+}
+
+void drop_all() {
+    for (const Kept& block : kept) std::free(block.p);
+    kept.clear();
+    kept_bytes = 0;
+}
+
+}  // namespace
+
+void* allocate(std::int64_t bytes) {
+    const std::int64_t size = rounded(bytes);
+    if (size < kHugePage) return std::aligned_alloc(64, std::size_t(size));
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        std::size_t best = kept.size();
+        for (std::size_t i = 0; i < kept.size(); ++i)
+            if (kept[i].bytes >= size && kept[i].bytes <= size + kSlack &&
+                (best == kept.size() || kept[i].bytes < kept[best].bytes))
+                best = i;
+        if (best < kept.size()) {
+            void* p = kept[best].p;
+            kept_bytes -= kept[best].bytes;
+            kept.erase(kept.begin() + std::ptrdiff_t(best));
+            return p;
+        }
+        drop_all();
+    }
+    void* p = std::aligned_alloc(std::size_t(kHugePage), std::size_t(size));
+#if defined(__linux__)
+    if (p) madvise(p, std::size_t(size), MADV_HUGEPAGE);
+#endif
+    return p;
+}
+
+void release(void* p, std::int64_t bytes) {
+    const std::int64_t size = rounded(bytes);
+    if (size >= kHugePage) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (kept_bytes + size <= kKept) {
+#if defined(__linux__) && defined(MADV_FREE)
+            madvise(p, std::size_t(size), MADV_FREE);
+#endif
+            kept.push_back({p, size});
+            kept_bytes += size;
+            return;
+        }
+    }
+    std::free(p);
+}
+
+void release_kept() {
+    std::lock_guard<std::mutex> lock(mutex);
+    drop_all();
+}
+
+}  // namespace nnsym

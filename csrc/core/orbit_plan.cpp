@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MIT
+#include "orbit_plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+
+#include "kernels.h"
+#include "parallel.h"
+
+namespace nnsym::orbit {
+namespace {
+
+constexpr std::int64_t kTaskBytes = 1 << 20;       // result of one task: enough to hide its scheduling
+constexpr std::int64_t kRecordsBytes = 8 << 20;    // elements held at once where tasks share them
+constexpr std::int64_t kStreamFrom = 16 << 20;     // results from this size on go past the cache
+constexpr std::int64_t kFewSamples = 8, kManySamples = 16;
+constexpr std::int64_t kSmallPoint = 256 << 10;
+
+struct Free {
+    void operator()(char* p) const { std::free(p); }
+};
+typedef std::unique_ptr<char[], Free> Bytes;
+
+Bytes zeroed(std::int64_t bytes) {
+    const std::size_t rounded = (std::size_t(bytes) + 127) / 64 * 64;
+    char* p = static_cast<char*>(std::aligned_alloc(64, rounded));
+    if (!p) throw std::bad_alloc();
+    std::fill_n(p, rounded, char(0));
+    return Bytes(p);
+}
+
+std::int64_t round_up(std::int64_t n, std::int64_t unit) {
+    return (n + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+struct OrbitPlan::Workspace {
+    int threads = 0;
+    std::vector<Bytes> memory;
+    std::vector<Scratch> scratch;       // per worker
+    std::vector<char*> records;         // per worker: the records of one group
+    Bytes shared;                       // records that tasks share
+    std::int64_t shared_samples = 0;
+};
+
+OrbitPlan::~OrbitPlan() = default;
+
+std::int64_t OrbitPlan::place(std::int64_t elements, std::size_t size) {
+    const std::int64_t at = plan_.record_bytes;
+    plan_.record_bytes += round_up((elements + kPad) * std::int64_t(size), 64);
+    return at;
+}
+
+std::int64_t OrbitPlan::column(const Use& use, bool factor, bool source_order) {
+    if (use.site < 0) return -1;
+    Site& site = sites_[std::size_t(use.site)];
+    if (!factor && !site.permutes()) return -1;
+    if (factor && (use.power == 0 || !(site.scales || site.negates))) return -1;
+    if (!factor && use.repeat == 1) return site.perm_at;
+    Column wanted{use.site, factor, factor && use.dual, source_order && site.permutes(), use.repeat,
+                  factor ? use.power : 1, -1};
+    for (const Column& c : columns_)
+        if (c.site == wanted.site && c.factor == wanted.factor && c.dual == wanted.dual &&
+            c.source_order == wanted.source_order && c.repeat == wanted.repeat && c.power == wanted.power)
+            return c.at;
+    if (factor && wanted.power == 1 && !wanted.dual && !wanted.source_order && wanted.repeat == 1) return site.value_at;
+    wanted.at = place(site.size() * use.repeat, factor ? itemsize(plan_.compute) : 4);
+    columns_.push_back(wanted);
+    return wanted.at;
+}
+
+void OrbitPlan::lay_out_draws() {
+    auto segment = [&](const Site& site, DrawPart part, std::int64_t words) {
+        const std::int64_t begin = std::int64_t(draw_site_.size());
+        if (words > std::int64_t(4) << kDrawShift) throw std::invalid_argument("a site has more units than draws");
+        for (std::int64_t b = 0; b < (words + 3) / 4; ++b) {
+            draw_site_.push_back(site.index);
+            draw_index_.push_back(std::uint32_t(part) << kDrawShift | std::uint32_t(b));
+        }
+        return begin;
+    };
+    auto pad = [&] {
+        draw_site_.resize(std::size_t(round_up(std::int64_t(draw_site_.size()), kMaxLanes)));
+        draw_index_.resize(draw_site_.size());
+    };
+    for (Site& s : sites_) s.permutation_block = segment(s, kPermutation, s.permute_units ? s.size() : 0);
+    for (Site& s : sites_) s.heads_block = segment(s, kHeads, s.permute_heads ? s.heads : 0);
+    plan_.key_draws = round_up(std::int64_t(draw_site_.size()), kMaxLanes);
+    for (Site& s : sites_) s.sign_block = segment(s, kSign, s.negates ? (s.size() + 31) / 32 : 0);
+    pad();
+    plan_.scale_begin = std::int64_t(draw_site_.size());
+    for (Site& s : sites_) {
+        s.scale_block = segment(s, kScale, s.scales ? s.size() : 0);
+        draw_std_.resize(draw_site_.size() - std::size_t(plan_.scale_begin), s.scale_std);
+    }
+    pad();
+    draw_std_.resize(draw_site_.size() - std::size_t(plan_.scale_begin));
+    plan_.draws = std::int64_t(draw_site_.size());
+}
+
+OrbitPlan::OrbitPlan(Dtype compute, std::vector<Site> sites, const std::vector<BlockSpec>& blocks,
+                     std::vector<std::int64_t> tensor_bytes)
+    : sites_(std::move(sites)), tensor_bytes_(std::move(tensor_bytes)) {
+    plan_.compute = compute;
+    for (Site& site : sites_) {
+        largest_site_ = std::max(largest_site_, site.size());
+        site.perm_at = site.permutes() ? place(site.size(), 4) : -1;
+        site.pos_at = site.permutes() ? place(site.size(), 4) : -1;
+        site.value_at = site.scales || site.negates ? place(site.size(), itemsize(compute)) : -1;
+    }
+    lay_out_draws();
+    for (const BlockSpec& spec : blocks) {
+        Block block{};
+        block.tensor = spec.tensor;
+        block.dtype = spec.dtype;
+        block.rows = 1;
+        if (spec.outer.size() > std::size_t(kMaxOuter)) throw std::invalid_argument("a tensor has too many axes");
+        for (const OuterSpec& axis : spec.outer) {
+            const bool moved = axis.use.site >= 0 && sites_[std::size_t(axis.use.site)].permutes();
+            block.outer[block.outers++] = {axis.size, axis.source_stride, axis.out_stride,
+                                           moved ? sites_[std::size_t(axis.use.site)].pos_at : -1,
+                                           column(axis.use, true, true)};
+            block.rows *= axis.size;
+        }
+        block.width = spec.width;
+        block.index_at = column(spec.use, false, false);
+        block.factor_at = column(spec.use, true, false);
+        block.source_at = spec.source_at;
+        block.out_at = spec.out_at;
+        if (block.index_at >= 0) widest_ = std::max(widest_, block.width);
+        blocks_.push_back(block);
+    }
+    for (std::int64_t bytes : tensor_bytes_) point_bytes_ += bytes;
+    plan_.sites = sites_.data(), plan_.site_count = std::int32_t(sites_.size());
+    plan_.columns = columns_.data(), plan_.column_count = std::int32_t(columns_.size());
+    plan_.blocks = blocks_.data(), plan_.block_count = std::int32_t(blocks_.size());
+    plan_.draw_site = draw_site_.data(), plan_.draw_index = draw_index_.data(), plan_.draw_std = draw_std_.data();
+    plan_.record_bytes = std::max<std::int64_t>(plan_.record_bytes, 64);
+}
+
+std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (idle_ && idle_->threads >= threads) return std::move(idle_);
+    }
+    auto w = std::make_unique<Workspace>();
+    w->threads = threads;
+    const std::int64_t size = std::int64_t(itemsize(plan_.compute));
+    auto take = [&](std::int64_t bytes) {
+        w->memory.push_back(zeroed(bytes));
+        return w->memory.back().get();
+    };
+    // A panel's rows; or one widened row, which may be wider than any panel.
+    const std::int64_t panel = std::max((std::min(widest_, kPanelWidth) + kMaxLanes) * kMaxLanes, widest_ + kMaxLanes);
+    for (int t = 0; t < threads; ++t) {
+        Scratch s;
+        s.words = reinterpret_cast<std::uint32_t*>(take((plan_.draws + kMaxLanes) * 16));
+        s.keys = reinterpret_cast<std::int32_t*>(take((plan_.key_draws + kMaxLanes) * 16));
+        s.values = take((plan_.draws - plan_.scale_begin + kMaxLanes) * 4 * size);
+        s.order = reinterpret_cast<std::int32_t*>(take((4 * largest_site_ + 4 * kPad) * 4));
+        s.panel = take(panel * size);
+        s.stage = take(kMaxLanes * kStageWidth * size);
+        w->scratch.push_back(s);
+        w->records.push_back(take(std::max(plan_.record_bytes, std::min(kManySamples * plan_.record_bytes, kRecordsBytes))));
+    }
+    return w;
+}
+
+void OrbitPlan::run(const Run& run) const {
+    if (run.count == 0) return;
+    const Kernels& table = kernels();
+    const int type = plan_.compute == kFloat64;
+    auto w = workspace(run.threads);
+
+    const std::int64_t most = std::max<std::int64_t>(1, kRecordsBytes / plan_.record_bytes);
+    const std::int64_t samples =
+        std::min({run.count, most, point_bytes_ <= kSmallPoint ? kManySamples : kFewSamples});
+    const bool stream = point_bytes_ * run.count >= kStreamFrom;
+
+    // Slices of a point: one, or as many as keep the result of a task near kTaskBytes.
+    std::vector<std::vector<Piece>> slices(1);
+    std::int64_t filled = 0;
+    for (std::int32_t b = 0; b < std::int32_t(blocks_.size()); ++b) {
+        const Block& block = blocks_[std::size_t(b)];
+        const std::int64_t row = std::max<std::int64_t>(1, block.width * std::int64_t(itemsize(block.dtype)) * samples);
+        const std::int64_t rows = round_up(std::max<std::int64_t>(1, kTaskBytes / row), kMaxLanes);
+        for (std::int64_t begin = 0; begin < block.rows; begin += rows) {
+            const std::int64_t end = std::min(block.rows, begin + rows);
+            if (filled && filled + (end - begin) * row > kTaskBytes + kTaskBytes / 2) slices.emplace_back(), filled = 0;
+            slices.back().push_back({b, begin, end});
+            filled += (end - begin) * row;
+        }
+    }
+    const std::int64_t parts = std::int64_t(slices.size());
+    const bool alone = parts == 1;  // a task draws its own elements; else tasks share them
+    const std::int64_t batch =
+        alone ? run.count : std::min(run.count, std::max(most / samples * samples, samples));
+    if (!alone && w->shared_samples < batch) {
+        w->shared = zeroed(batch * plan_.record_bytes);
+        w->shared_samples = batch;
+    }
+
+    std::atomic<bool> valid{true};
+    auto prepare = [&](std::int64_t k, char* record, const Scratch& scratch) {
+        const std::uint64_t sample = run.first + std::uint64_t(k) * std::uint64_t(run.step);
+        if (!table.prepare[type](plan_, run.seed, sample, run.given, k, record, scratch)) valid = false;
+    };
+    for (std::int64_t begin = 0; begin < run.count && valid; begin += batch) {
+        const std::int64_t count = std::min(batch, run.count - begin);
+        if (!alone) {
+            auto draw = [&](std::int64_t k, int worker) {
+                prepare(begin + k, w->shared.get() + k * plan_.record_bytes, w->scratch[std::size_t(worker)]);
+            };
+            parallel_for(count, run.threads, draw);
+            if (!valid) break;
+        }
+        auto task = [&](std::int64_t item, int worker) {
+            const std::int64_t first = item / parts * samples;
+            const Scratch& scratch = w->scratch[std::size_t(worker)];
+            Group group{};
+            group.count = std::min(samples, count - first);
+            group.record_bytes = plan_.record_bytes;
+            group.stream = stream;
+            if (alone) {
+                char* records = w->records[std::size_t(worker)];
+                for (std::int64_t k = 0; k < group.count; ++k)
+                    prepare(begin + first + k, records + k * plan_.record_bytes, scratch);
+                if (!valid) return;
+                group.records = records;
+            } else {
+                group.records = w->shared.get() + first * plan_.record_bytes;
+            }
+            for (const Piece& piece : slices[std::size_t(item % parts)]) {
+                const Block& block = blocks_[std::size_t(piece.block)];
+                const std::size_t t = std::size_t(block.tensor);
+                group.source_stride = run.source_strides[t];
+                group.source = run.sources[t] + (begin + first) * group.source_stride;
+                group.out_stride = tensor_bytes_[t];
+                group.out = run.outs[t] + (begin + first) * group.out_stride;
+                table.apply[type][block.dtype](block, group, piece.begin, piece.end, scratch);
+            }
+        };
+        parallel_for((count + samples - 1) / samples * parts, run.threads, task);
+    }
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        idle_ = std::move(w);
+    }
+    if (!valid) throw std::invalid_argument("elements: a row of perm is not a permutation of 0 .. n - 1");
+}
+
+void OrbitPlan::elements(const Run& run, const std::vector<std::int32_t*>& perm, const std::vector<std::int8_t*>& sign,
+                         const std::vector<void*>& scale) const {
+    const Kernels& table = kernels();
+    const int type = plan_.compute == kFloat64;
+    auto w = workspace(run.threads);
+    auto draw = [&](std::int64_t k, int worker) {
+        char* record = w->records[std::size_t(worker)];
+        const std::uint64_t sample = run.first + std::uint64_t(k) * std::uint64_t(run.step);
+        table.prepare[type](plan_, run.seed, sample, nullptr, 0, record, w->scratch[std::size_t(worker)]);
+        for (std::size_t i = 0; i < sites_.size(); ++i) {
+            const Site& site = sites_[i];
+            const std::int64_t n = site.size();
+            if (site.perm_at >= 0)
+                std::copy_n(reinterpret_cast<const std::int32_t*>(record + site.perm_at), n, perm[i] + k * n);
+            if (site.value_at < 0) continue;
+            auto parts = [&](auto* out, const auto* value) {
+                for (std::int64_t u = 0; u < n; ++u) {
+                    if (site.negates) sign[i][k * n + u] = value[u] < 0 ? -1 : 1;
+                    if (site.scales) out[k * n + u] = value[u] < 0 ? -value[u] : value[u];
+                }
+            };
+            if (type)
+                parts(static_cast<double*>(scale[i]), reinterpret_cast<const double*>(record + site.value_at));
+            else
+                parts(static_cast<float*>(scale[i]), reinterpret_cast<const float*>(record + site.value_at));
+        }
+    };
+    parallel_for(run.count, run.threads, draw);
+    std::lock_guard<std::mutex> lock(mutex_);
+    idle_ = std::move(w);
+}
+
+}  // namespace nnsym::orbit

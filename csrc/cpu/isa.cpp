@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+// One ISA unit: compiled once per instruction set, with NNSYM_ISA naming it. Exports one table and nothing else;
+// cmake/check_symbols.cmake holds that.
+#include "../core/kernels.h"
+#include "../simd/math.h"
+#include "orbit_prepare.inl"
+// clang-format keeps this order: the action uses the vectors only.
+#include "orbit_apply.inl"
+
+#define NNSYM_JOIN(a, b) a##b
+#define NNSYM_TABLE(isa) NNSYM_JOIN(kernels_, isa)
+#define NNSYM_TEXT(x) #x
+#define NNSYM_NAME(isa) NNSYM_TEXT(isa)
+
+namespace {
+
+template <class T>
+void math(int op, const void* in, T* out, std::int64_t n) {
+    typedef typename Vec<T>::F F;
+    typedef typename Vec<T>::U32 U;
+    constexpr int L = kLanes<T>;
+    for (std::int64_t i = 0; i < n; i += L) {
+        const std::int64_t count = n - i < L ? n - i : L;
+        F x, y, other;
+        U u = {};
+        if (op < 2)
+            x = load_part<T, T>(static_cast<const T*>(in) + i, count);
+        else
+            std::memcpy(&u, static_cast<const std::uint32_t*>(in) + i, std::size_t(count) * 4);
+        switch (op) {
+            case 0: y = Math<T>::exp(x); break;
+            case 1: y = Math<T>::log(x); break;
+            case 2: Math<T>::sincos_turn(u, y, other); break;
+            case 3: Math<T>::sincos_turn(u, other, y); break;
+            default: y = -Math<T>::log_uniform(u);
+        }
+        std::memcpy(out + i, &y, std::size_t(count) * sizeof(T));
+    }
+}
+
+}  // namespace
+
+namespace nnsym {
+extern const Kernels NNSYM_TABLE(NNSYM_ISA);
+const Kernels NNSYM_TABLE(NNSYM_ISA) = {
+    NNSYM_NAME(NNSYM_ISA),
+    kVectorBytes,
+    {prepare<float>, prepare<double>},
+    {{apply<float, float>, nullptr, apply<Bfloat16, float>, apply<Float16, float>},
+     {apply<float, double>, apply<double, double>, nullptr, nullptr}},
+    stream_fill,
+    stream_copy,
+    math<float>,
+    math<double>,
+    philox,
+};
+}  // namespace nnsym

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT
+// Group elements of one sample: Philox words, permutations by stable argsort of keys, log-normal scales, and the arrays
+// that the action reads, all into one record.
+namespace {
+
+using namespace nnsym::orbit;
+
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011). Blocks l of a vector have counters (sample, site[l], draw[l]); word w
+// of block b goes to planes[w * stride + b]. `blocks` is a multiple of the lanes.
+NNSYM_INLINE void philox_rounds(U32& c0, U32& c1, U32& c2, U32& c3, std::uint32_t k0, std::uint32_t k1) {
+    struct High {
+        static constexpr int at(int l) { return l & 1 ? kLanes<float> + l : l + 1; }
+    };
+    struct Low {
+        static constexpr int at(int l) { return l & 1 ? kLanes<float> + l - 1 : l; }
+    };
+    const U32 m0 = splat<U32>(0xD2511F53u), m1 = splat<U32>(0xCD9E8D57u);
+    for (int round = 0; round < 10; ++round) {
+        U32 even0 = reinterpret_cast<U32>(multiply_even(c0, m0));
+        U32 odd0 = reinterpret_cast<U32>(multiply_even(reinterpret_cast<U32>(reinterpret_cast<U64>(c0) >> 32), m0));
+        U32 even1 = reinterpret_cast<U32>(multiply_even(c2, m1));
+        U32 odd1 = reinterpret_cast<U32>(multiply_even(reinterpret_cast<U32>(reinterpret_cast<U64>(c2) >> 32), m1));
+        U32 high0 = shuffle<High>(even0, odd0), low0 = shuffle<Low>(even0, odd0);
+        U32 high1 = shuffle<High>(even1, odd1), low1 = shuffle<Low>(even1, odd1);
+        U32 n0 = high1 ^ c1 ^ k0, n2 = high0 ^ c3 ^ k1;
+        c0 = n0, c1 = low1, c2 = n2, c3 = low0;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+}
+
+void philox(std::uint64_t seed, std::uint64_t sample, const std::uint32_t* site, const std::uint32_t* draw,
+            std::uint32_t* planes, std::int64_t blocks) {
+    const std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);
+    for (std::int64_t b = 0; b < blocks; b += kLanes<float>) {
+        U32 c0 = splat<U32>(std::uint32_t(sample)), c1 = splat<U32>(std::uint32_t(sample >> 32));
+        U32 c2 = load<U32>(site + b), c3 = load<U32>(draw + b);
+        philox_rounds(c0, c1, c2, c3, k0, k1);
+        store(planes + b, c0);
+        store(planes + blocks + b, c1);
+        store(planes + 2 * blocks + b, c2);
+        store(planes + 3 * blocks + b, c3);
+    }
+}
+
+// Stable argsort by counting: pos[i] = #{j : key_j < key_i, or equal and j < i}. n^2 / lanes comparisons, no branches.
+void rank_by_counting(const std::int32_t* keys, std::int32_t n, std::int32_t* pos) {
+    constexpr int L = kLanes<float>;
+    I32 lane;
+    for (int l = 0; l < L; ++l) lane[l] = l;
+    for (std::int32_t i = 0; i < n; i += L) {
+        I32 mine = load<I32>(keys + i), rank = {};
+        const std::int32_t end = i + L < n ? i + L : n;
+        std::int32_t j = 0;
+        for (; j < i; ++j) rank = splat<I32>(keys[j]) <= mine ? rank + 1 : rank;
+        for (; j < end; ++j) {
+            I32 other = splat<I32>(keys[j]);
+            auto before = (other < mine) | ((other == mine) & (lane > splat<I32>(j - i)));
+            rank = before ? rank + 1 : rank;
+        }
+        for (; j < n; ++j) rank = splat<I32>(keys[j]) < mine ? rank + 1 : rank;
+        if (end - i == L) {
+            store(pos + i, rank);
+        } else {
+            std::int32_t tail[L];
+            store(tail, rank);
+            for (std::int32_t l = 0; l < end - i; ++l) pos[i + l] = tail[l];
+        }
+    }
+}
+
+// Stable argsort of uniform keys: one bucket per element by the leading bits, then insertion, which moves little.
+void rank_by_buckets(const std::int32_t* keys, std::int32_t n, std::int32_t* pos, std::int32_t* work) {
+    const int shift = __builtin_clz(unsigned(n - 1));  // 2^(32 - shift) >= n buckets
+    const std::int32_t buckets = std::int32_t(1) << (32 - shift);
+    std::int32_t *start = work, *order = work + buckets + 1;
+    auto bucket = [&](std::int32_t i) { return (std::uint32_t(keys[i]) ^ 0x80000000u) >> shift; };
+    for (std::int32_t b = 0; b <= buckets; ++b) start[b] = 0;
+    for (std::int32_t i = 0; i < n; ++i) ++start[bucket(i) + 1];
+    for (std::int32_t b = 0; b < buckets; ++b) start[b + 1] += start[b];
+    for (std::int32_t i = 0; i < n; ++i) {
+        std::int32_t at = start[bucket(i)]++;
+        order[at] = i;
+    }
+    // start[b] is now the end of bucket b; the first element of a bucket cannot pass its beginning.
+    for (std::int32_t r = 1; r < n; ++r) {
+        const std::int32_t i = order[r], key = keys[i];
+        std::int32_t at = r;
+        while (at > 0 && keys[order[at - 1]] > key) {
+            order[at] = order[at - 1];
+            --at;
+        }
+        order[at] = i;
+    }
+    for (std::int32_t r = 0; r < n; ++r) pos[order[r]] = r;
+}
+
+constexpr std::int32_t kCountingLimit = 160;  // the faster of the two; benchmarks/test_orbit.py, elements alone
+
+NNSYM_INLINE void ranks(const std::int32_t* keys, std::int32_t n, std::int32_t* pos, std::int32_t* work) {
+    if (n <= kCountingLimit)
+        rank_by_counting(keys, n, pos);
+    else
+        rank_by_buckets(keys, n, pos, work);
+}
+
+// perm and its inverse pos from the keys of one site.
+void draw_permutation(const Site& site, const Scratch& scratch, std::int32_t* perm, std::int32_t* pos) {
+    const std::int32_t h = site.heads, m = site.head_size;
+    std::int32_t *head_pos = scratch.order, *work = scratch.order + h + kPad;
+    if (site.permute_heads)
+        ranks(scratch.keys + 4 * site.heads_block, h, head_pos, work);
+    else
+        for (std::int32_t a = 0; a < h; ++a) head_pos[a] = a;
+    // Unit k of result head a reads unit sigma_a(k) of head pi(a); pi inverts head_pos, and pos starts out as sigma's.
+    const std::int32_t* keys = scratch.keys + 4 * site.permutation_block;
+    for (std::int32_t source = 0; source < h; ++source) {
+        const std::int32_t a = head_pos[source];
+        std::int32_t* to = pos + std::int64_t(source) * m;
+        if (site.permute_units)
+            ranks(keys + std::int64_t(a) * m, m, to, work);
+        else
+            for (std::int32_t k = 0; k < m; ++k) to[k] = k;
+        const std::int32_t out = a * m, in = source * m;
+        for (std::int32_t k = 0; k < m; ++k) {
+            to[k] += out;
+            perm[to[k]] = in + k;
+        }
+    }
+}
+
+// Scales of all sites together: Box-Muller on four words of a block, a = exp(std * normal), in natural order.
+template <class T>
+void draw_scales(const Plan& plan, const Scratch& scratch) {
+    typedef typename Vec<T>::F F;
+    typedef typename Vec<T>::U32 U;
+    T* out = static_cast<T*>(scratch.values);
+    const std::uint32_t* w = scratch.words;
+    const std::int64_t stride = plan.draws;
+    for (std::int64_t b = plan.scale_begin; b < stride; b += kLanes<T>, out += 4 * kLanes<T>) {
+        F std;
+        for (int l = 0; l < kLanes<T>; ++l) std[l] = T(plan.draw_std[b - plan.scale_begin + l]);
+        F normal[4];
+        for (int pair = 0; pair < 2; ++pair) {
+            F s, c;
+            F radius = square_root(-2 * Math<T>::log_uniform(load<U>(w + 2 * pair * stride + b)));
+            Math<T>::sincos_turn(load<U>(w + (2 * pair + 1) * stride + b), s, c);
+            normal[2 * pair] = radius * c;
+            normal[2 * pair + 1] = radius * s;
+        }
+        store_interleaved(out, Math<T>::exp(std * normal[0]), Math<T>::exp(std * normal[1]),
+                          Math<T>::exp(std * normal[2]), Math<T>::exp(std * normal[3]));
+    }
+}
+
+template <class T>
+NNSYM_INLINE T power_of(T a, double power) {
+    if (power == 2) return a * a;
+    if (power == 1) return a;
+    if (power == 0) return T(1);
+    const bool negative = a < 0 && __builtin_fmod(power, 2.0) != 0;
+    const T magnitude = T(__builtin_pow(double(a < 0 ? -a : a), power));
+    return negative ? -magnitude : magnitude;
+}
+
+template <class T>
+bool prepare(const Plan& plan, std::uint64_t seed, std::uint64_t sample, const GivenSite* given, std::int64_t k,
+             char* record, const Scratch& scratch) {
+    if (!given) {
+        philox(seed, sample, plan.draw_site, plan.draw_index, scratch.words, plan.draws);
+        const std::uint32_t* w = scratch.words;
+        for (std::int64_t b = 0; b < plan.key_draws; b += kLanes<float>) {
+            const U32 bias = splat<U32>(0x80000000u);
+            store_interleaved(scratch.keys + 4 * b, load<U32>(w + b) ^ bias, load<U32>(w + plan.draws + b) ^ bias,
+                              load<U32>(w + 2 * plan.draws + b) ^ bias, load<U32>(w + 3 * plan.draws + b) ^ bias);
+        }
+        draw_scales<T>(plan, scratch);
+    }
+    for (std::int32_t i = 0; i < plan.site_count; ++i) {
+        const Site& site = plan.sites[i];
+        const std::int64_t n = site.size();
+        if (site.perm_at >= 0) {
+            std::int32_t* perm = reinterpret_cast<std::int32_t*>(record + site.perm_at);
+            std::int32_t* pos = reinterpret_cast<std::int32_t*>(record + site.pos_at);
+            if (!given) {
+                draw_permutation(site, scratch, perm, pos);
+            } else if (!given[i].perm) {
+                for (std::int64_t u = 0; u < n; ++u) perm[u] = pos[u] = std::int32_t(u);
+            } else {
+                std::memcpy(perm, given[i].perm + k * n, std::size_t(n) * 4);
+                for (std::int64_t u = 0; u < n; ++u) pos[u] = -1;
+                for (std::int64_t u = 0; u < n; ++u) {
+                    if (perm[u] < 0 || perm[u] >= n || pos[perm[u]] >= 0) return false;
+                    pos[perm[u]] = std::int32_t(u);
+                }
+            }
+        }
+        if (site.value_at >= 0) {
+            T* value = reinterpret_cast<T*>(record + site.value_at);
+            if (given) {
+                const T* scale = static_cast<const T*>(given[i].scale);
+                const std::int8_t* sign = given[i].sign;
+                for (std::int64_t u = 0; u < n; ++u)
+                    value[u] = (scale ? scale[k * n + u] : T(1)) * (sign ? T(sign[k * n + u]) : T(1));
+            } else {
+                const T* drawn = static_cast<const T*>(scratch.values) + 4 * (site.scale_block - plan.scale_begin);
+                if (site.scales)
+                    std::memcpy(value, drawn, std::size_t(n) * sizeof(T));
+                else
+                    for (std::int64_t u = 0; u < n; ++u) value[u] = 1;
+                if (site.negates)
+                    for (std::int64_t u = 0; u < n; ++u) {
+                        const std::int64_t word = u >> 5;
+                        const std::uint32_t bits =
+                            scratch.words[(word & 3) * plan.draws + site.sign_block + (word >> 2)];
+                        value[u] = (bits >> (u & 31)) & 1 ? -value[u] : value[u];
+                    }
+            }
+        }
+    }
+    for (std::int32_t i = 0; i < plan.column_count; ++i) {
+        const Column& column = plan.columns[i];
+        const Site& site = plan.sites[column.site];
+        const std::int64_t n = site.size(), repeat = column.repeat;
+        if (!column.factor) {
+            const std::int32_t* perm = reinterpret_cast<const std::int32_t*>(record + site.perm_at);
+            std::int32_t* out = reinterpret_cast<std::int32_t*>(record + column.at);
+            for (std::int64_t u = 0; u < n; ++u)
+                for (std::int64_t t = 0; t < repeat; ++t) *out++ = std::int32_t(perm[u] * repeat + t);
+            continue;
+        }
+        const T* value = reinterpret_cast<const T*>(record + site.value_at);
+        T* out = reinterpret_cast<T*>(record + column.at);
+        const bool moved = column.source_order && site.perm_at >= 0;
+        const std::int32_t* pos = reinterpret_cast<const std::int32_t*>(record + (moved ? site.pos_at : 0));
+        if (column.power == 1 && repeat == 1 && !moved) {
+            for (std::int64_t u = 0; u < n; ++u) out[u] = column.dual ? 1 / value[u] : value[u];
+        } else if (column.power == 1 && repeat == 1) {
+            for (std::int64_t u = 0; u < n; ++u) out[u] = column.dual ? 1 / value[pos[u]] : value[pos[u]];
+        } else {
+            for (std::int64_t u = 0; u < n; ++u) {
+                const T power = power_of(value[moved ? pos[u] : u], column.power);
+                const T factor = column.dual ? 1 / power : power;
+                for (std::int64_t t = 0; t < repeat; ++t) *out++ = factor;
+            }
+        }
+    }
+    return true;
+}
+
+}  // namespace

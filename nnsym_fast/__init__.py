@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""Fast kernels for the symmetries of neural networks: weights as gauge fields, biases as Higgs fields.
+
+See ``nnsym_fast.specs`` for the symmetry of a model, :class:`Orbit` for its equivalent networks, and
+``nnsym_fast.reference`` for the definition of everything in NumPy.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from nnsym_fast import groups, reference, specs
+from nnsym_fast._native import get_num_threads, release_memory, set_num_threads, show_config
+from nnsym_fast.elements import Elements, SiteElements, compose, inverse
+from nnsym_fast.orbit import Orbit, act, augment
+from nnsym_fast.symmetry import Leg, Segments, SymmetrySpec
+
+__all__ = [
+    "Elements",
+    "Leg",
+    "Orbit",
+    "Segments",
+    "SiteElements",
+    "SymmetrySpec",
+    "act",
+    "augment",
+    "compose",
+    "get_num_threads",
+    "groups",
+    "inverse",
+    "reference",
+    "release_memory",
+    "set_num_threads",
+    "show_config",
+    "specs",
+]

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""Arrays at the boundary of the kernels: what framework, dtype and layout came in, and where results go.
+
+A framework (this module's for NumPy, ``_torch``'s for torch) turns values into what the compiled module takes: an array
+or an address. Kernels read C-contiguous memory of the four storage types; everything else is converted or refused here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nnsym_fast._native import cpu
+
+__all__ = ["DTYPE_CODE", "DTYPE_SIZE", "Framework", "NumpyFramework", "framework_of"]
+
+DTYPE_CODE = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+"""Storage types, numbered as in csrc/core/orbit.h."""
+
+DTYPE_SIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+"""Bytes of one number."""
+
+LARGE = 1 << 16
+"""Results of so many bytes get aligned memory, in huge pages where they fit: fresh small pages cost more than a kernel."""
+
+
+def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An uninitialised array; a large one begins at a cache line and lies in huge pages."""
+    dtype = np.dtype(dtype)
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    if size >= 1 << 62:
+        raise MemoryError(f"no memory for a result of shape {shape}")
+    array: npt.NDArray[Any] = cpu.empty(size).view(dtype).reshape(shape)
+    return array
+
+
+class Framework(Protocol):
+    """How to look at, allocate and hand over one framework's arrays."""
+
+    name: str
+
+    def prepare(self, name: str, value: Any) -> Any:
+        """The value in a layout that kernels read; a copy only where it is not. TypeError where it cannot be."""
+
+    def dtype_name(self, value: Any) -> str:
+        """Name of the dtype, "float32" and the like."""
+
+    def pointer(self, value: Any) -> Any:
+        """What the compiled module takes for the value: an array or an address."""
+
+    def empty(self, shape: tuple[int, ...], like: Any) -> Any:
+        """An uninitialised array of the dtype of ``like``."""
+
+    def repeat(self, value: Any, n: int) -> Any:
+        """A view with a leading axis of n equal entries."""
+
+    def fill(self, out: Any, value: Any) -> None:
+        """``out[...] = value``, broadcasting."""
+
+    def reverse(self, value: Any) -> Any:
+        """The value with its first axis turned round."""
+
+    def check_out(self, name: str, out: Any, like: Any) -> None:
+        """TypeError or ValueError unless kernels can write into ``out``, whose dtype must be that of ``like``."""
+
+
+class NumpyFramework:
+    """NumPy arrays, and whatever converts to them."""
+
+    name = "numpy"
+
+    def prepare(self, name: str, value: Any) -> npt.NDArray[Any]:
+        array = np.asarray(value)
+        if array.dtype.hasobject or array.dtype.names is not None:
+            raise TypeError(f"tensor {name!r}: expected a numeric array, got dtype {array.dtype}")
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+    def dtype_name(self, value: Any) -> str:
+        return str(value.dtype.name)
+
+    def pointer(self, value: Any) -> Any:
+        return value
+
+    def empty(self, shape: tuple[int, ...], like: Any) -> npt.NDArray[Any]:
+        return empty(shape, like.dtype)
+
+    def repeat(self, value: Any, n: int) -> npt.NDArray[Any]:
+        return np.broadcast_to(value, (n, *value.shape))
+
+    def fill(self, out: Any, value: Any) -> None:
+        out[...] = value
+
+    def reverse(self, value: Any) -> Any:
+        return value[::-1]
+
+    def check_out(self, name: str, out: Any, like: Any) -> None:
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out[{name!r}]: expected a NumPy array, got {type(out).__name__}")
+        if out.dtype != like.dtype:
+            raise TypeError(f"out[{name!r}]: expected dtype {like.dtype}, got {out.dtype}")
+        if not (out.flags.c_contiguous and out.flags.writeable):
+            raise ValueError(f"out[{name!r}]: expected a writeable C-contiguous array; pass the dict of an earlier call")
+
+
+_NUMPY = NumpyFramework()
+
+
+def is_torch(value: Any) -> bool:
+    """Whether a value is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def framework_of(params: Mapping[str, Any], argument: str = "params") -> Framework:
+    """The framework of a mapping of tensors.
+
+    Raises:
+        TypeError: not a mapping, or torch tensors mixed with other arrays.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{argument}: expected a mapping tensor name -> array, got {type(params).__name__}")
+    torch = [name for name, value in params.items() if is_torch(value)]
+    if not torch:
+        return _NUMPY
+    if len(torch) != len(params):
+        other = next(name for name in params if name not in torch)
+        raise TypeError(
+            f"{argument}: expected torch tensors only, as {torch[0]!r} is one, but {other!r} is a "
+            f"{type(params[other]).__name__}"
+        )
+    from nnsym_fast import _torch
+
+    return _torch.FRAMEWORK

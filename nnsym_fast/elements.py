@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""Batches of group elements: arrays per site, drawn by the kernel, with the group laws of the reference."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nnsym_fast import _arrays
+from nnsym_fast._native import cpu
+from nnsym_fast.groups import Group
+from nnsym_fast.reference import orbit as reference
+
+if TYPE_CHECKING:
+    from nnsym_fast.symmetry import SymmetrySpec
+
+__all__ = ["Elements", "SiteElements", "compose", "identity", "inverse", "sample"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteElements:
+    """Elements of the group of one site: ``(g x)_i = sign_i scale_i x_{perm_i}``.
+
+    ``perm`` int32, ``sign`` int8, ``scale`` float, each of shape ``(n, size)``; None for a part that the group lacks.
+    """
+
+    perm: Array | None
+    sign: Array | None
+    scale: Array | None
+
+    def __len__(self) -> int:
+        return next((len(part) for part in self._parts() if part is not None), 0)
+
+    def __getitem__(self, index: slice) -> SiteElements:
+        if not isinstance(index, slice):
+            raise TypeError(f"index: expected a slice of elements such as a[3:4], got {index!r}")
+        return SiteElements(*(None if part is None else part[index] for part in self._parts()))
+
+    def _parts(self) -> tuple[Array | None, ...]:
+        return self.perm, self.sign, self.scale
+
+    def __repr__(self) -> str:
+        parts = (f"{name} {part.dtype}{part.shape}" for name, part in vars(self).items() if part is not None)
+        return f"SiteElements({', '.join(parts)})"
+
+
+class Elements(Mapping[str, SiteElements]):
+    """Elements of the group of a network: site name -> :class:`SiteElements`, all with the leading axis ``count``.
+
+    ``len()`` is the number of sites, as for any mapping; ``elements.count`` the number of elements.
+    """
+
+    __slots__ = ("_sites", "count")
+
+    def __init__(self, sites: Mapping[str, SiteElements], count: int) -> None:
+        self._sites = dict(sites)
+        self.count = count
+        """Number of elements: the leading axis of every array."""
+
+    def __getitem__(self, site: str) -> SiteElements:
+        return self._sites[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def take(self, start: int, stop: int) -> Elements:
+        """Elements ``start .. stop - 1`` of the batch, as views."""
+        start, stop, _ = slice(start, stop).indices(self.count)
+        return Elements({name: site[start:stop] for name, site in self.items()}, max(0, stop - start))
+
+    def __repr__(self) -> str:
+        return f"Elements({self.count} elements at the sites {list(self._sites)})"
+
+
+AnyElements = TypeVar("AnyElements", SiteElements, Elements)
+
+
+def compose(a: AnyElements, b: AnyElements) -> AnyElements:
+    """``a`` after ``b``, element by element: ``act(compose(a, b)) = act(a, act(b))``.
+
+    Args:
+        a: elements with leading axis ``n``.
+        b: elements of the same sites and count.
+
+    Raises:
+        TypeError: not elements.
+        ValueError: other sites, sizes or counts.
+
+    >>> from nnsym_fast.groups import Permutation
+    >>> a = Permutation(4).sample(2, seed=1)
+    >>> bool((compose(a, inverse(a)).perm == [0, 1, 2, 3]).all())
+    True
+    """
+    if isinstance(a, SiteElements) and isinstance(b, SiteElements):
+        return _compose_site("", a, b)
+    if not (isinstance(a, Elements) and isinstance(b, Elements)):
+        raise TypeError(f"a, b: expected Elements, got {type(a).__name__} and {type(b).__name__}")
+    if a.count != b.count or set(a) != set(b):
+        raise ValueError(f"b: expected {a.count} elements at the sites {sorted(a)}, got {b.count} at {sorted(b)}")
+    return Elements({name: _compose_site(f"[{name!r}]", a[name], b[name]) for name in a}, a.count)
+
+
+def _compose_site(where: str, a: SiteElements, b: SiteElements) -> SiteElements:
+    for name, ours, theirs in (("perm", a.perm, b.perm), ("sign", a.sign, b.sign), ("scale", a.scale, b.scale)):
+        expected = None if ours is None else ours.shape
+        got = None if theirs is None else theirs.shape
+        if expected != got:
+            raise ValueError(f"b{where}.{name}: expected shape {expected}, as in a, got {got}")
+    return SiteElements(*reference.compose_site(a, b))
+
+
+def inverse(a: AnyElements) -> AnyElements:
+    """The inverse of every element.
+
+    Raises:
+        TypeError: not elements.
+    """
+    if isinstance(a, SiteElements):
+        return SiteElements(*reference.inverse_site(a))
+    if not isinstance(a, Elements):
+        raise TypeError(f"a: expected Elements, got {type(a).__name__}")
+    return Elements({name: SiteElements(*reference.inverse_site(site)) for name, site in a.items()}, a.count)
+
+
+def check_count(n: object, argument: str) -> int:
+    """A count of elements as int; TypeError or ValueError that name the argument."""
+    try:
+        count = operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument}: expected an integer, got {n!r} of type {type(n).__name__}") from None
+    if count < 0:
+        raise ValueError(f"{argument}: expected an integer >= 0, got {count}")
+    return count
+
+
+def check_seed(seed: object, argument: str = "seed") -> int:
+    """A 64-bit seed or sample index; TypeError or ValueError that name the argument."""
+    value = check_count(seed, argument)
+    if value >= 1 << 64:
+        raise ValueError(f"{argument}: expected an integer below 2^64, got {value}")
+    return value
+
+
+def check_dtype(dtype: npt.DTypeLike) -> str:
+    """Dtype of the scales: float32 or float64."""
+    name = np.dtype(dtype).name
+    if name not in ("float32", "float64"):
+        raise TypeError(f"dtype: expected 'float32' or 'float64', in which elements are drawn, got {name!r}")
+    return name
+
+
+def site_tuples(groups: tuple[Group, ...]) -> list[tuple[Any, ...]]:
+    """The sites as the compiled module takes them."""
+    return [
+        (i, g.heads, g.head_size, g.permute_heads, g.permute_units, g.signed, g.scaled, g.scale_std)
+        for i, g in enumerate(groups)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _sampler(groups: tuple[Group, ...], dtype: str) -> Any:
+    return cpu.OrbitPlan(dtype == "float64", site_tuples(groups), [], [])
+
+
+def draw(groups: tuple[Group, ...], n: int, seed: int, start: int, step: int, dtype: str) -> list[SiteElements]:
+    """Elements ``start, start + step, ...`` (n of them) of the random sequence of every site; arguments are checked."""
+    result = []
+    for group in groups:
+        shape = (n, group.size)
+        result.append(
+            SiteElements(
+                _arrays.empty(shape, np.int32) if group.permutes else None,
+                _arrays.empty(shape, np.int8) if group.signed else None,
+                _arrays.empty(shape, dtype) if group.scaled else None,
+            )
+        )
+    if n:
+        outs = [(site.perm, site.sign, site.scale) for site in result]
+        _sampler(groups, dtype).elements(seed, start, step, n, outs)
+    return result
+
+
+def sample_site(group: Group, n: int, seed: int, start: int, dtype: npt.DTypeLike) -> SiteElements:
+    """See ``Group.sample``."""
+    count = check_count(n, "n")
+    return draw((group,), count, check_seed(seed), check_seed(start, "start"), 1, check_dtype(dtype))[0]
+
+
+def sample(spec: SymmetrySpec, n: int, seed: int, start: int, dtype: npt.DTypeLike) -> Elements:
+    """See ``SymmetrySpec.sample``."""
+    count = check_count(n, "n")
+    sites = draw(tuple(spec.sites.values()), count, check_seed(seed), check_seed(start, "start"), 1, check_dtype(dtype))
+    return Elements(dict(zip(spec.sites, sites, strict=True)), count)
+
+
+def identity_site(group: Group, n: int, dtype: npt.DTypeLike) -> SiteElements:
+    """See ``Group.identity``."""
+    return SiteElements(*reference.identity_site(group, check_count(n, "n"), check_dtype(dtype)))
+
+
+def identity(spec: SymmetrySpec, n: int, dtype: npt.DTypeLike) -> Elements:
+    """See ``SymmetrySpec.identity``."""
+    return Elements({name: identity_site(group, n, dtype) for name, group in spec.sites.items()}, check_count(n, "n"))

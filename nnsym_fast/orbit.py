@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: MIT
+"""The action of group elements on a network's parameters, and the orbit that random elements make."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, overload
+
+import numpy as np
+
+from nnsym_fast._arrays import DTYPE_CODE, DTYPE_SIZE, Framework, framework_of
+from nnsym_fast._blocks import blocks_of
+from nnsym_fast._native import cpu
+from nnsym_fast.elements import Elements, check_count, check_seed, draw, identity_site, site_tuples
+from nnsym_fast.symmetry import SymmetrySpec
+
+__all__ = ["Orbit", "act", "augment"]
+
+Tensors = dict[str, Any]
+Signature = tuple[tuple[str, tuple[int, ...], str], ...]
+"""Name, shape and dtype of every tensor of one network."""
+
+
+class _Program:
+    """A spec compiled for tensors of given shapes and dtypes."""
+
+    def __init__(self, spec: SymmetrySpec, signature: Signature) -> None:
+        spec.validate({name: shape for name, shape, _ in signature})
+        touched = [entry for entry in signature if spec.touched(entry[0])]
+        for name, _, dtype in touched:
+            if dtype not in DTYPE_CODE:
+                raise TypeError(
+                    f"tensor {name!r}: expected one of {', '.join(DTYPE_CODE)}, as its legs multiply it, got {dtype}"
+                )
+        self.dtype = "float64" if any(dtype == "float64" for _, _, dtype in touched) else "float32"
+        for name, _, dtype in touched:
+            if self.dtype == "float64" and DTYPE_SIZE[dtype] == 2:
+                raise TypeError(
+                    f"tensor {name!r}: {dtype} storage beside float64 tensors is not supported; "
+                    "convert the float64 tensors to float32"
+                )
+        sites = {name: (i, group) for i, (name, group) in enumerate(spec.sites.items())}
+        blocks = []
+        sizes = []
+        for index, (name, shape, dtype) in enumerate(touched):
+            blocks += blocks_of(index, DTYPE_CODE[dtype], shape, spec.legs[name], sites)
+            sizes.append(int(np.prod(shape, dtype=np.int64)) * DTYPE_SIZE[dtype])
+        self.touched = frozenset(name for name, _, _ in touched)
+        self.groups = tuple(spec.sites.values())
+        self.native = cpu.OrbitPlan(self.dtype == "float64", site_tuples(self.groups), blocks, sizes)
+
+
+_program = lru_cache(maxsize=128)(_Program)
+
+
+def _signature(framework: Framework, tensors: Mapping[str, Any], stacked: bool) -> Signature:
+    return tuple(
+        (name, tuple(value.shape[1:] if stacked else value.shape), framework.dtype_name(value))
+        for name, value in tensors.items()
+    )
+
+
+def _prepare(framework: Framework, params: Mapping[str, Any]) -> Tensors:
+    return {name: framework.prepare(name, value) for name, value in params.items()}
+
+
+def _run(
+    program: _Program,
+    framework: Framework,
+    tensors: Tensors,
+    count: int,
+    *,
+    out: Mapping[str, Any] | None = None,
+    share: bool = False,
+    stacked: bool = False,
+    seed: int = 0,
+    first: int = 0,
+    step: int = 1,
+    elements: list[tuple[Any, Any, Any]] | None = None,
+) -> Tensors:
+    """Points of prepared tensors: by given elements, or by elements first, first + step, ... of a seed."""
+    result = {}
+    sources, results = [], []
+    for name, value in tensors.items():
+        shape = value.shape[1:] if stacked else value.shape
+        touched = name in program.touched
+        if share and not touched:
+            result[name] = value if stacked else framework.repeat(value, count)
+            continue
+        target = framework.empty((count, *shape), value) if out is None else _out(framework, out, name, value, count, shape)
+        result[name] = target
+        if touched:
+            sources.append(framework.pointer(value))
+            results.append(framework.pointer(target))
+        else:
+            framework.fill(target, value)
+    if count and sources:
+        program.native.run(sources, results, stacked, seed, first, step, count, elements)
+    return result
+
+
+def _out(framework: Framework, out: Mapping[str, Any], name: str, like: Any, count: int, shape: tuple[int, ...]) -> Any:
+    if name not in out:
+        raise ValueError(f"out: no buffer for tensor {name!r}; pass the dict of an earlier call")
+    target = out[name]
+    framework.check_out(name, target, like)
+    if tuple(target.shape[1:]) != tuple(shape) or target.ndim != len(shape) + 1 or target.shape[0] < count:
+        raise ValueError(f"out[{name!r}]: expected shape ({count} or more, {str(tuple(shape))[1:]}, got {tuple(target.shape)}")
+    return target[:count]
+
+
+def _given(program: _Program, spec: SymmetrySpec, elements: Mapping[str, Any]) -> tuple[list[tuple[Any, Any, Any]], int]:
+    """Elements checked, completed and converted for the kernel, and their count (1 for a spec without sites)."""
+    if not isinstance(elements, Mapping):
+        raise TypeError(f"elements: expected Elements, one entry per site, got {type(elements).__name__}")
+    missing = [name for name in spec.sites if name not in elements]
+    if missing:
+        raise ValueError(f"elements: expected one entry per site of the spec, missing {missing}")
+    count = elements.count if isinstance(elements, Elements) else None
+    sites = {}
+    for name in spec.sites:
+        site = elements[name]
+        sites[name] = site if isinstance(site, tuple) else (site.perm, site.sign, site.scale)
+        count = next((len(part) for part in sites[name] if part is not None and count is None), count)
+    count = 1 if count is None else count
+    result = []
+    for name, group in spec.sites.items():
+        held = (("perm", group.permutes, "int32"), ("sign", group.signed, "int8"), ("scale", group.scaled, program.dtype))
+        neutral = identity_site(group, count, program.dtype)
+        parts: list[Any] = []
+        for (part, present, dtype), value in zip(held, sites[name], strict=True):
+            where = f"elements[{name!r}].{part}"
+            if not present:
+                if value is not None:
+                    raise ValueError(f"{where}: expected None, as {group} has no such part")
+                parts.append(None)
+            elif value is None:
+                parts.append(getattr(neutral, part))
+            else:
+                parts.append(_check_part(where, np.asarray(value), dtype, (count, group.size)))
+        result.append((parts[0], parts[1], parts[2]))
+    return result, count
+
+
+def _check_part(where: str, array: Any, dtype: str, shape: tuple[int, int]) -> Any:
+    if array.shape != shape:
+        raise ValueError(f"{where}: expected shape {shape}, got {array.shape}")
+    if array.dtype.kind not in ("f" if dtype.startswith("float") else "iu"):
+        raise TypeError(f"{where}: expected dtype {dtype}, got {array.dtype}")
+    if not array.size:
+        return np.ascontiguousarray(array, dtype=dtype)
+    if dtype == "int32" and not (array.min() >= 0 and array.max() < shape[1]):
+        raise ValueError(f"{where}: expected entries 0 .. {shape[1] - 1}, got {array.min()} .. {array.max()}")
+    if dtype == "int8" and not (np.abs(array) == 1).all():
+        raise ValueError(f"{where}: expected entries 1 and -1")
+    if dtype.startswith("float") and not ((array > 0) & np.isfinite(array)).all():
+        raise ValueError(f"{where}: expected finite entries > 0")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def apply(
+    spec: SymmetrySpec,
+    elements: Mapping[str, Any],
+    params: Mapping[str, Any],
+    stacked: bool,
+    framework: Framework,
+    out: Mapping[str, Any] | None = None,
+) -> Tensors:
+    """:func:`act` without autograd."""
+    tensors, program, given, count = _compile(spec, elements, params, stacked, framework)
+    return _run(program, framework, tensors, count, out=out, stacked=stacked, elements=given)
+
+
+def _compile(
+    spec: SymmetrySpec, elements: Mapping[str, Any], params: Mapping[str, Any], stacked: bool, framework: Framework
+) -> tuple[Tensors, _Program, list[tuple[Any, Any, Any]], int]:
+    tensors = _prepare(framework, params)
+    networks = _leading_axis(tensors, None) if stacked else None
+    program = _program(spec, _signature(framework, tensors, stacked))
+    given, count = _given(program, spec, elements)
+    if networks is not None:
+        if not spec.sites:
+            return tensors, program, given, networks
+        _leading_axis(tensors, count)
+    return tensors, program, given, count
+
+
+def _leading_axis(tensors: Mapping[str, Any], count: int | None) -> int:
+    """The common leading axis of stacked networks; ``count`` where it is known."""
+    for name, value in tensors.items():
+        if value.ndim < 1 or (count is not None and value.shape[0] != count):
+            expected = "a leading axis of networks" if count is None else f"the leading axis {count}, one network each"
+            raise ValueError(f"tensor {name!r}: expected {expected}, got shape {tuple(value.shape)}")
+        count = int(value.shape[0])
+    if count is None:
+        raise ValueError("params: expected at least one stacked tensor, got none")
+    return count
+
+
+def act(
+    spec: SymmetrySpec,
+    elements: Mapping[str, Any],
+    params: Mapping[str, Any],
+    *,
+    stacked: bool = False,
+    out: Mapping[str, Any] | None = None,
+) -> Tensors:
+    """Apply ``n`` group elements to a network, or element ``k`` to network ``k`` of a stack.
+
+    A weight with the legs ``("a", "b*")`` becomes ``out[k, i, j] = a[k, i] W[p_a[k, i], p_b[k, j]] / b[k, j]``, a link
+    of a lattice gauge field (Hashimoto, Hirono, Sannai 2402.02362). Differentiable in ``params`` to any order (torch).
+
+    Args:
+        spec: the symmetry.
+        elements: ``spec.sample(n)`` and the like: site name -> ``perm`` int32, ``sign`` int8, ``scale``, shape ``(n, size)``.
+        params: tensor name -> array or torch tensor, float32, float64, bfloat16 or float16 where a leg acts. One
+            network, or with ``stacked`` ``n`` of them along a leading axis.
+        stacked: whether ``params`` carry that leading axis.
+        out: results of an earlier call, to be overwritten; not with tensors that need gradients.
+
+    Returns:
+        tensor name -> array of the same framework and dtype, with the leading axis ``n``. Arithmetic is float64 where a
+        leg acts on a float64 tensor, else float32.
+
+    Raises:
+        TypeError: mixed frameworks, or a dtype that the kernel does not take.
+        ValueError: params do not fit the spec, or elements do not; a tensor on another device.
+
+    >>> import numpy as np, nnsym_fast as nf
+    >>> spec = nf.specs.mlp([2, 3, 1])
+    >>> params = {name: np.ones(shape) for name, shape in nf.specs.shapes(nf.specs.mlp_layers([2, 3, 1])).items()}
+    >>> points = nf.act(spec, spec.sample(5), params)
+    >>> points["0.weight"].shape
+    (5, 3, 2)
+    >>> bool(np.allclose(points["2.weight"] @ points["0.weight"], 3.0))
+    True
+    """
+    framework = framework_of(params)
+    if framework.name == "torch":
+        from nnsym_fast import _torch
+
+        if _torch.needs_grad(list(params.values())):
+            if out is not None:
+                raise ValueError("out: not with tensors that need gradients; call under torch.no_grad(), or omit it")
+            _, _, given, count = _compile(spec, elements, params, stacked, framework)
+            return _torch.differentiable_act(spec, given, count, params, stacked)
+    return apply(spec, elements, params, stacked, framework, out)
+
+
+def augment(
+    params: Mapping[str, Any], spec: SymmetrySpec, *, seed: int, start: int = 0, out: Mapping[str, Any] | None = None
+) -> Tensors:
+    """Move each of ``n`` stacked networks to a random point of its orbit: data augmentation in weight space.
+
+    Network ``k`` is acted on by element ``start + k`` of ``seed``, whatever the batch it comes in.
+
+    Args:
+        params: tensor name -> array of shape ``(n, ...)``, see :func:`act`.
+        spec: the symmetry of one network.
+        seed: 64-bit seed.
+        start: index of the first element; advance it by ``n`` for fresh elements.
+        out: results of an earlier call, to be overwritten.
+
+    Returns:
+        tensor name -> array of shape ``(n, ...)``.
+
+    Raises:
+        TypeError, ValueError: as :func:`act`.
+
+    >>> import numpy as np, nnsym_fast as nf
+    >>> spec = nf.specs.mlp([2, 3, 1])
+    >>> stack = {name: np.ones((7, *shape)) for name, shape in nf.specs.shapes(nf.specs.mlp_layers([2, 3, 1])).items()}
+    >>> nf.augment(stack, spec, seed=0)["0.weight"].shape
+    (7, 3, 2)
+    """
+    seed, start = check_seed(seed), check_seed(start, "start")
+    framework = framework_of(params)
+    tensors = _prepare(framework, params)
+    count = _leading_axis(tensors, None)
+    program = _program(spec, _signature(framework, tensors, True))
+    if framework.name == "torch":
+        from nnsym_fast import _torch
+
+        if _torch.needs_grad(list(params.values())):
+            return act(spec, spec.sample(count, seed, start, program.dtype), params, stacked=True, out=out)
+    return _run(program, framework, tensors, count, out=out, stacked=True, seed=seed, first=start)
+
+
+class Orbit(Sequence[Tensors]):
+    """The orbit of a network under random elements of its symmetry group: a lazy, random-access sequence of networks.
+
+    Point ``i`` depends on ``(params, spec, seed, i)`` alone, bit for bit, whatever the slices and threads it comes in.
+    Nothing is stored but a reference to ``params``: do not change them while the orbit is in use.
+
+    Args:
+        params: tensor name -> array or torch tensor, one network, see :func:`act`.
+        spec: its symmetry.
+        seed: 64-bit seed.
+        samples: length of the sequence, by default ``sys.maxsize``.
+
+    Raises:
+        TypeError, ValueError: as :func:`act`.
+
+    >>> import numpy as np, nnsym_fast as nf
+    >>> params = {name: np.ones(shape) for name, shape in nf.specs.shapes(nf.specs.mlp_layers([2, 3, 1])).items()}
+    >>> orbit = nf.Orbit(params, nf.specs.mlp([2, 3, 1]), seed=0, samples=100)
+    >>> orbit[7]["0.weight"].shape, orbit[10:20]["0.weight"].shape, len(orbit)
+    ((3, 2), (10, 3, 2), 100)
+    """
+
+    def __init__(
+        self, params: Mapping[str, Any], spec: SymmetrySpec, seed: int = 0, *, samples: int | None = None
+    ) -> None:
+        if not isinstance(spec, SymmetrySpec):
+            raise TypeError(f"spec: expected a SymmetrySpec, got {type(spec).__name__}; the arguments are (params, spec)")
+        self._framework = framework_of(params)
+        self._tensors = _prepare(self._framework, params)
+        self._program = _program(spec, _signature(self._framework, self._tensors, False))
+        self._length = sys.maxsize if samples is None else check_count(samples, "samples")
+        if self._length > sys.maxsize:
+            raise ValueError(f"samples: expected at most {sys.maxsize}, got {samples}")
+        self.spec = spec
+        self.seed = check_seed(seed)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def params(self) -> Tensors:
+        """The base point."""
+        return dict(self._tensors)
+
+    def points(
+        self, start: int, stop: int, out: Mapping[str, Any] | None = None, *, share: bool = False
+    ) -> Tensors:
+        """Points ``start .. stop - 1``, stacked.
+
+        Args:
+            start: first index, ``0 <= start``.
+            stop: one past the last, ``start <= stop <= len(self)``.
+            out: results of an earlier call of as many points or more, to be overwritten (the result is views of them).
+            share: tensors that no leg touches come as views of the base point, with stride 0 along the first axis.
+
+        Returns:
+            tensor name -> array of shape ``(stop - start, ...)``.
+
+        Raises:
+            IndexError: indices out of range.
+            TypeError, ValueError: buffers that do not fit.
+        """
+        first, last = self._range(start, stop)
+        return self._points(first, 1, last - first, out, share)
+
+    def _range(self, start: int, stop: int) -> tuple[int, int]:
+        first, last = check_count(start, "start"), check_count(stop, "stop")
+        if not first <= last <= self._length:
+            raise IndexError(f"points {first} to {last}: expected 0 <= start <= stop <= {self._length}")
+        return first, last
+
+    def _points(self, first: int, step: int, count: int, out: Mapping[str, Any] | None, share: bool) -> Tensors:
+        return _run(
+            self._program, self._framework, self._tensors, count, out=out, share=share, seed=self.seed, first=first, step=step
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> Tensors: ...
+    @overload
+    def __getitem__(self, index: slice) -> Tensors: ...
+    def __getitem__(self, index: int | slice) -> Tensors:
+        """Point ``index``; or, for a slice, its points stacked along a new first axis."""
+        if isinstance(index, slice):
+            indices = range(*index.indices(self._length))
+            if not indices:
+                return self._points(0, 1, 0, None, False)
+            step = indices.step if len(indices) > 1 else 1
+            if indices[0] + step * (len(indices) - 1) < 0 or step < 0:
+                # Ascending for the kernel, whose indices are unsigned; then turned round.
+                points = self._points(indices[-1], -step, len(indices), None, False)
+                return {name: self._framework.reverse(value) for name, value in points.items()}
+            return self._points(indices[0], step, len(indices), None, False)
+        try:
+            position = operator.index(index)
+        except TypeError:
+            raise TypeError(f"index: expected an integer or a slice, got {type(index).__name__}") from None
+        if not -self._length <= position < self._length:
+            raise IndexError(f"index: expected {-self._length} .. {self._length - 1}, got {position}")
+        points = self._points(position % self._length, 1, 1, None, False)
+        return {name: value[0] for name, value in points.items()}
+
+    def elements(self, start: int, stop: int) -> Elements:
+        """The group elements of points ``start .. stop - 1``: ``act(spec, elements, params)`` gives the points."""
+        first, last = self._range(start, stop)
+        sites = draw(self._program.groups, last - first, self.seed, first, 1, self._program.dtype)
+        return Elements(dict(zip(self.spec.sites, sites, strict=True)), last - first)
+
+    def batches(
+        self, size: int, *, start: int = 0, stop: int | None = None, reuse: bool = True, share: bool = False
+    ) -> Iterator[Tensors]:
+        """Points in batches of ``size``, the last one shorter.
+
+        Args:
+            size: points per batch, at least 1.
+            start, stop: range of points; by default all.
+            reuse: overwrite the buffers of the batch before, which is then no longer valid; False allocates each anew.
+            share: see :meth:`points`.
+
+        Yields:
+            tensor name -> array of shape ``(size, ...)``.
+        """
+        size = check_count(size, "size")
+        if size < 1:
+            raise ValueError("size: expected at least 1 point per batch, got 0")
+        first, last = self._range(start, self._length if stop is None else stop)
+        return self._batches(size, first, last, reuse, share)
+
+    def _batches(self, size: int, first: int, last: int, reuse: bool, share: bool) -> Iterator[Tensors]:
+        buffers: Tensors | None = None
+        for begin in range(first, last, size):
+            count = min(size, last - begin)
+            batch = self._points(begin, 1, count, buffers, share)
+            if reuse and buffers is None:
+                buffers = batch
+            yield dict(batch)
+
+    def dataset(self) -> Any:
+        """The orbit as a map-style ``torch.utils.data.Dataset`` of torch tensors, one dict per point.
+
+        Raises:
+            ImportError: torch is not installed.
+        """
+        from nnsym_fast import _torch
+
+        return _torch.OrbitDataset(self)
+
+    def __repr__(self) -> str:
+        return f"Orbit({self.spec!r}, seed={self.seed}, {self._length} points)"
