@@ -15,7 +15,15 @@ try:
     import typer
     import zarr  # noqa: F401  the store needs it; a missing extra should be said before anything starts
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Table
     from rich.text import Text
 except ImportError as error:
@@ -44,7 +52,8 @@ app = typer.Typer(
 CheckpointPath = Annotated[
     str,
     typer.Argument(
-        metavar="CKPT", help="A .safetensors, .npz or .pt (weights only) file, or digits-mlp / digits-cnn, which are shipped."
+        metavar="CKPT",
+        help="A .safetensors, .npz or .pt (weights only) file, or digits-mlp / digits-cnn, which are shipped.",
     ),
 ]
 SpecPath = Annotated[
@@ -71,7 +80,9 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
     state = sum(checkpoint.params[name].size for name in symmetry.state)
     console.print(f"[bold]{checkpoint.name}[/]  sha256 {checkpoint.sha256[:16]}...", soft_wrap=True)
     stored = f" and {state:,} numbers of state" if state else ""
-    console.print(f"{checkpoint.parameters:,} parameters{stored}, stored as {', '.join(checkpoint.dtypes)}", soft_wrap=True)
+    console.print(
+        f"{checkpoint.parameters:,} parameters{stored}, stored as {', '.join(checkpoint.dtypes)}", soft_wrap=True
+    )
     for key, value in (checkpoint.model.notes if checkpoint.model else {}).items():
         console.print(f"{key}: {value}", soft_wrap=True)
 
@@ -80,7 +91,9 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
         sites.add_column(heading, justify="left" if heading in ("site", "group") else "right")
     for name, group in symmetry.sites.items():
         order = f"{group.log_order / math.log(10):.1f}"
-        sites.add_row(name, f"{group.size:,}", f"{type(group).__name__}: {' x '.join(group.parts)}", f"{group.dimension:,}", order)
+        sites.add_row(
+            name, f"{group.size:,}", f"{type(group).__name__}: {' x '.join(group.parts)}", f"{group.dimension:,}", order
+        )
     sites.add_section()
     sites.add_row("all", "", "", f"{symmetry.dimension:,}", f"{symmetry.log_order / math.log(10):.1f}")
     console.print(sites)
@@ -102,9 +115,12 @@ def sample(
     out: Annotated[Path, typer.Option("--out", metavar="X.zarr", help="Store to write, or to resume.")],
     seed: Seed = 0,
     observables: Annotated[
-        str | None, typer.Option(help="A list out of norm,distance,function, or none. Default: all that the file allows.")
+        str | None,
+        typer.Option(help="A list out of norm,distance,function, or none. Default: all that the file allows."),
     ] = None,
-    points: Annotated[bool, typer.Option("--points/--no-points", help="Whether to store the points themselves.")] = True,
+    points: Annotated[
+        bool, typer.Option("--points/--no-points", help="Whether to store the points themselves.")
+    ] = True,
     chunk: Annotated[int | None, typer.Option(help="Samples per block of the store; default: 16 MiB of them.")] = None,
     threads: Threads = None,
     spec: SpecPath = None,
@@ -139,7 +155,8 @@ def sample(
 @app.command()
 def verify(
     source: Annotated[
-        str, typer.Argument(metavar="CKPT", help="A checkpoint (see sample), or a store X.zarr whose points are checked.")
+        str,
+        typer.Argument(metavar="CKPT", help="A checkpoint (see sample), or a store X.zarr whose points are checked."),
     ],
     samples: Annotated[int, typer.Option("--samples", metavar="N", help="Number of points (of a checkpoint).")] = 100,
     seed: Seed = 0,
@@ -163,7 +180,7 @@ def verify(
         checkpoint = load(source, spec=spec, activation=activation, probes=probes)
         with _progress("verifying", samples) as progress:
             verdict = verification.verify(checkpoint, samples=samples, seed=seed, progress=progress)
-    _print_verdict(source, verdict)
+    _print_verdict(source, verdict, verification.ALLOWED)
     if not verdict.same:
         worst = verdict.worst
         raise JobError(
@@ -172,15 +189,16 @@ def verify(
         )
 
 
-def _print_verdict(source: str, verdict: Verdict) -> None:
-    largest, rms = verdict.gaps.max(axis=0)
+def _print_verdict(source: str, verdict: Verdict, allowed: float) -> None:
     typer.echo(f"{source}: {len(verdict.gaps):,} points of the orbit, {verdict.probes} probe inputs")
-    typer.echo("  change of the function, relative to its size      rms       largest probe")
-    typer.echo(f"  the network's own rounding error                  {verdict.rounding[1]:.2e}  {verdict.rounding[0]:.2e}")
-    typer.echo(f"  largest over the points                           {rms:.2e}  {largest:.2e}")
-    from nnsym_fast.job.verify import ALLOWED
-
-    typer.echo(f"  largest rms in units of the rounding error        {verdict.ratios.max():.2f}  (allowed {ALLOWED:g})")
+    typer.echo("  change of the function / size of the outputs      rms       worst probe")
+    for label, (largest, rms) in (
+        ("the network's own arithmetic, against float64", verdict.arithmetic),
+        ("that, and its weights rounded anew", verdict.rounding),
+        ("the points of the orbit, at most", verdict.gaps.max(axis=0)),
+    ):
+        typer.echo(f"  {label:<48}  {rms:.2e}  {largest:.2e}")
+    typer.echo(f"  worst point / rounding error: {verdict.ratios.max():.2f} (allowed {allowed:g})")
     if verdict.same:
         typer.echo("  every point computes the same function")
 
@@ -188,7 +206,9 @@ def _print_verdict(source: str, verdict: Verdict) -> None:
 @app.command()
 def report(
     store: Annotated[Path, typer.Argument(metavar="X.zarr", help="A finished store.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: X-report beside the store.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default: X-report beside the store.")
+    ] = None,
 ) -> None:
     """Draw what a store holds: an HTML page and PNGs."""
     from nnsym_fast.job.report import write_report

@@ -16,6 +16,9 @@ struct Kernels {
     // Rows [begin, end) of one block for a group of samples. By compute type and storage type.
     void (*apply[2][orbit::kDtypes])(const orbit::Block&, const orbit::Group&, std::int64_t begin, std::int64_t end,
                                      const orbit::Scratch&);
+    // Rows of one block interleaved, to block.panels_at of compute type elements.
+    void (*pack[2][orbit::kDtypes])(const orbit::Block&, const char* source, void* panels);
+    void (*fence)();  // after the last streaming store of a task
 
     // The machine's limits, for benchmarks: streaming write, and copy with streaming stores.
     void (*stream_fill)(void* out, std::int64_t bytes, float value);

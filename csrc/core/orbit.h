@@ -60,6 +60,7 @@ struct Block {
     std::int64_t rows, width;            // width: elements of the last axis, contiguous on both sides
     std::int64_t index_at, factor_at;    // last axis: int32[width] to gather from, T[width]; -1: none
     std::int64_t source_at, out_at;      // first element of the box in the source and in one point
+    std::int64_t panels_at;              // first element of its interleaved rows, where a plan keeps them
 };
 
 struct Plan {
@@ -106,6 +107,7 @@ struct Group {
     std::int64_t source_stride;  // bytes between the sources of consecutive samples; 0: one source for all
     char* out;
     std::int64_t out_stride;  // bytes between consecutive points
+    const void* panels;       // rows of every block interleaved once for all tasks; null: each call packs what it needs
     bool stream;
 };
 

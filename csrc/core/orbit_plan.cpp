@@ -18,6 +18,7 @@ constexpr std::int64_t kRecordsBytes = 8 << 20;    // elements held at once wher
 constexpr std::int64_t kStreamFrom = 16 << 20;     // results from this size on go past the cache
 constexpr std::int64_t kFewSamples = 8, kManySamples = 16;
 constexpr std::int64_t kSmallPoint = 256 << 10;
+constexpr std::int64_t kPanelsBytes = 64 << 10;    // keep the panels of all tensors up to here: they stay in the cache
 
 struct Free {
     void operator()(char* p) const { std::free(p); }
@@ -45,6 +46,7 @@ struct OrbitPlan::Workspace {
     std::vector<char*> records;         // per worker: the records of one group
     Bytes shared;                       // records that tasks share
     std::int64_t shared_samples = 0;
+    char* panels = nullptr;             // of a small network, interleaved once for all tasks
 };
 
 OrbitPlan::~OrbitPlan() = default;
@@ -131,7 +133,11 @@ OrbitPlan::OrbitPlan(Dtype compute, std::vector<Site> sites, const std::vector<B
         block.factor_at = column(spec.use, true, false);
         block.source_at = spec.source_at;
         block.out_at = spec.out_at;
-        if (block.index_at >= 0) widest_ = std::max(widest_, block.width);
+        if (block.index_at >= 0) {
+            widest_ = std::max(widest_, block.width);
+            block.panels_at = panels_bytes_ / std::int64_t(itemsize(compute));
+            panels_bytes_ += block.rows * round_up(block.width, kMaxLanes) * std::int64_t(itemsize(compute));
+        }
         blocks_.push_back(block);
     }
     for (std::int64_t bytes : tensor_bytes_) point_bytes_ += bytes;
@@ -156,6 +162,7 @@ std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
     };
     // A panel's rows; or one widened row, which may be wider than any panel.
     const std::int64_t panel = std::max((std::min(widest_, kPanelWidth) + kMaxLanes) * kMaxLanes, widest_ + kMaxLanes);
+    if (panels_bytes_ <= kPanelsBytes) w->panels = take(panels_bytes_);
     for (int t = 0; t < threads; ++t) {
         Scratch s;
         s.words = reinterpret_cast<std::uint32_t*>(take((plan_.draws + kMaxLanes) * 16));
@@ -204,6 +211,14 @@ void OrbitPlan::run(const Run& run) const {
         w->shared_samples = batch;
     }
 
+    // A small network's rows are interleaved once. Its tasks go sample by sample, so that memory takes the stores of one
+    // while the next one's element is drawn.
+    const bool stacked = std::any_of(run.source_strides.begin(), run.source_strides.end(), [](auto s) { return s != 0; });
+    const bool keep = alone && w->panels && !stacked && run.count >= kFewSamples;
+    if (keep)
+        for (const Block& block : blocks_)
+            table.pack[type][block.dtype](block, run.sources[std::size_t(block.tensor)], w->panels);
+
     std::atomic<bool> valid{true};
     auto prepare = [&](std::int64_t k, char* record, const Scratch& scratch) {
         const std::uint64_t sample = run.first + std::uint64_t(k) * std::uint64_t(run.step);
@@ -225,24 +240,35 @@ void OrbitPlan::run(const Run& run) const {
             group.count = std::min(samples, count - first);
             group.record_bytes = plan_.record_bytes;
             group.stream = stream;
-            if (alone) {
-                char* records = w->records[std::size_t(worker)];
-                for (std::int64_t k = 0; k < group.count; ++k)
-                    prepare(begin + first + k, records + k * plan_.record_bytes, scratch);
-                if (!valid) return;
-                group.records = records;
+            group.panels = keep ? w->panels : nullptr;
+            auto apply = [&](const std::vector<Piece>& pieces, std::int64_t at) {
+                for (const Piece& piece : pieces) {
+                    const Block& block = blocks_[std::size_t(piece.block)];
+                    const std::size_t t = std::size_t(block.tensor);
+                    group.source_stride = run.source_strides[t];
+                    group.source = run.sources[t] + at * group.source_stride;
+                    group.out_stride = tensor_bytes_[t];
+                    group.out = run.outs[t] + at * group.out_stride;
+                    table.apply[type][block.dtype](block, group, piece.begin, piece.end, scratch);
+                }
+            };
+            const std::int64_t last = first + group.count;
+            char* records = alone ? w->records[std::size_t(worker)] : w->shared.get() + first * plan_.record_bytes;
+            group.records = records;
+            if (keep) {
+                group.count = 1;
+                for (std::int64_t k = first; k < last; ++k) {
+                    prepare(begin + k, records, scratch);
+                    if (!valid) return;
+                    apply(slices[0], begin + k);
+                }
             } else {
-                group.records = w->shared.get() + first * plan_.record_bytes;
+                for (std::int64_t k = first; alone && k < last; ++k)
+                    prepare(begin + k, records + (k - first) * plan_.record_bytes, scratch);
+                if (!valid) return;
+                apply(slices[std::size_t(item % parts)], begin + first);
             }
-            for (const Piece& piece : slices[std::size_t(item % parts)]) {
-                const Block& block = blocks_[std::size_t(piece.block)];
-                const std::size_t t = std::size_t(block.tensor);
-                group.source_stride = run.source_strides[t];
-                group.source = run.sources[t] + (begin + first) * group.source_stride;
-                group.out_stride = tensor_bytes_[t];
-                group.out = run.outs[t] + (begin + first) * group.out_stride;
-                table.apply[type][block.dtype](block, group, piece.begin, piece.end, scratch);
-            }
+            if (stream) table.fence();
         };
         parallel_for((count + samples - 1) / samples * parts, run.threads, task);
     }

@@ -76,7 +76,7 @@ private:
     std::vector<std::uint32_t> draw_site_, draw_index_;
     std::vector<double> draw_std_;
     Plan plan_{};
-    std::int64_t largest_site_ = 1, widest_ = 1, point_bytes_ = 0;
+    std::int64_t largest_site_ = 1, widest_ = 1, point_bytes_ = 0, panels_bytes_ = 0;
     mutable std::mutex mutex_;
     mutable std::unique_ptr<Workspace> idle_;  // kept for the next call
 };

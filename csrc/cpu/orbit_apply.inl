@@ -158,9 +158,14 @@ NNSYM_INLINE typename Vec<T>::F load_part(const S* p, std::int64_t count) {
 // Two rounded columns in one: a in the lower halves, b in the upper.
 template <class S>
 NNSYM_INLINE U32 pair_columns(Vec<float>::F a, Vec<float>::F b) {
-    if constexpr (std::is_same_v<S, Bfloat16>)
-        return (Convert<S, float>::nearest(a) >> 16) | (Convert<S, float>::nearest(b) & 0xffff0000u);
-    else
+    if constexpr (std::is_same_v<S, Bfloat16>) {
+        // As Convert::nearest, on both at once: the average's top bit is the carry of lower + 0x7fff + (upper & 1).
+        const U32 x = reinterpret_cast<U32>(a), y = reinterpret_cast<U32>(b);
+        const U32 upper = (x >> 16) | (y & 0xffff0000u), lower = (x & 0xffffu) | (y << 16);
+        const U32 odd = (upper & 0x00010001u) | 0x7ffe7ffeu;
+        return reinterpret_cast<U32>(reinterpret_cast<U16>(upper) +
+                                     (average(reinterpret_cast<U16>(lower), reinterpret_cast<U16>(odd)) >> 15));
+    } else
         return __builtin_convertvector(Convert<S, float>::round(a), U32) |
                (__builtin_convertvector(Convert<S, float>::round(b), U32) << 16);
 }
@@ -283,6 +288,7 @@ NNSYM_INLINE void staged_tile(S* const* out, std::int64_t at, const T* panel, co
             return column ? x * splat<F>(column[t]) : x;
         };
         if constexpr (sizeof(S) == 2) {
+#pragma GCC unroll 16
             for (int t = 0; t < R; ++t) v[t] = reinterpret_cast<F>(pair_columns<S>(value(2 * t), value(2 * t + 1)));
             transpose<T>(v);
             for (int r = 0; r < R; ++r) store(out[r] + at, v[r]);
@@ -351,79 +357,133 @@ void panel_rows(S* const* out, const T* panel, const std::int32_t* index, const 
     }
 }
 
-constexpr std::int64_t kPanelSamples = 3;  // packing pays from so many samples on
+// Where up to kMaxLanes source rows lie, by the digits of their number in the outer axes.
+struct SourceRows {
+    std::int64_t digit[kMaxOuter][kMaxLanes], at[kMaxLanes];
+    int count;
+
+    SourceRows(const Block& block, std::int64_t first, int rows) : count(rows) {
+        for (int l = 0; l < count; ++l) {
+            std::int64_t rest = first + l;
+            at[l] = block.source_at;
+            for (int d = block.outers - 1; d >= 0; --d) {
+                const OuterAxis& axis = block.outer[d];
+                digit[d][l] = d ? rest % axis.size : rest;
+                rest = d ? rest / axis.size : 0;
+                at[l] += digit[d][l] * axis.source_stride;
+            }
+        }
+    }
+};
+
+// Where these rows go in one point, and their factors.
+template <class S, class T>
+NNSYM_INLINE void place_rows(const Block& block, const char* record, const SourceRows& from, S* result, S** out, T* row) {
+    for (int l = 0; l < from.count; ++l) out[l] = result, row[l] = 1;
+    for (int d = 0; d < block.outers; ++d) {
+        const OuterAxis& axis = block.outer[d];
+        const std::int32_t* pos = reinterpret_cast<const std::int32_t*>(record + axis.pos_at);
+        const T* factor = reinterpret_cast<const T*>(record + axis.factor_at);
+        for (int l = 0; l < from.count; ++l) {
+            const std::int64_t digit = from.digit[d][l];
+            out[l] += (axis.pos_at >= 0 ? pos[digit] : digit) * axis.out_stride;
+            if (axis.factor_at >= 0) row[l] *= factor[digit];
+        }
+    }
+}
+// The same for R rows of a block with one outer axis: neighbours in its arrays, whose padding may be read.
+template <int R, class S, class T>
+NNSYM_INLINE void place_neighbours(const OuterAxis& axis, const char* record, std::int64_t first, S* result, S** out,
+                                   T* row) {
+    const std::int32_t* pos = reinterpret_cast<const std::int32_t*>(record + axis.pos_at) + first;
+    const T* factor = reinterpret_cast<const T*>(record + axis.factor_at) + first;
+    if (axis.pos_at >= 0)
+        for (int l = 0; l < R; ++l) out[l] = result + pos[l] * axis.out_stride;
+    else
+        for (int l = 0; l < R; ++l) out[l] = result + (first + l) * axis.out_stride;
+    if (axis.factor_at >= 0)
+        for (int l = 0; l < R; ++l) row[l] = factor[l];
+    else
+        for (int l = 0; l < R; ++l) row[l] = 1;
+}
+
+template <class S, class T>
+void pack_rows(T* panel, const Block& block, const char* source, const SourceRows& from) {
+    const S* rows[kMaxLanes];
+    for (int r = 0; r < kPanelRows<S, T>; ++r) rows[r] = reinterpret_cast<const S*>(source) + from.at[r];
+    pack_panel<S, T>(panel, rows, block.width);
+}
+
+// Elements of one panel: whole vectors of columns.
+template <class S, class T>
+NNSYM_INLINE std::int64_t panel_size(const Block& block) {
+    constexpr int L = kLanes<T>;
+    return (block.width + L - 1) / L * L * kPanelRows<S, T>;
+}
+template <class S, class T>
+NNSYM_INLINE bool has_panels(const Block& block) {
+    return block.index_at >= 0 && block.width >= kLanes<T> && block.width <= kPanelWidth;
+}
+
+template <class S, class T>
+void pack(const Block& block, const char* source, void* panels) {
+    constexpr int R = kPanelRows<S, T>;
+    if (!has_panels<S, T>(block)) return;
+    T* panel = static_cast<T*>(panels) + block.panels_at;
+    for (std::int64_t r = 0; r + R <= block.rows; r += R, panel += panel_size<S, T>(block))
+        pack_rows<S, T>(panel, block, source, SourceRows(block, r, R));
+}
+
+constexpr std::int64_t kPanelSamples = 3;  // packing for one task pays from so many samples on
 
 template <class S, class T>
 void apply(const Block& block, const Group& group, std::int64_t begin, std::int64_t end, const Scratch& scratch) {
     constexpr int L = kLanes<T>, R = kPanelRows<S, T>;
     const std::int64_t width = block.width;
     const bool gathered = block.index_at >= 0;
-    const bool panels = gathered && !group.source_stride && group.count >= kPanelSamples && width >= L &&
-                        width <= kPanelWidth;
-    T* const panel = static_cast<T*>(scratch.panel);
+    const bool panels = has_panels<S, T>(block) && !group.source_stride && (group.panels || group.count >= kPanelSamples);
+    const bool single = block.outers == 1;  // rows are neighbours in the arrays of their axis
     for (std::int64_t r = begin; r < end; r += R) {
         const int count = int(end - r < R ? end - r : R);
-        // Digits and source offsets of these rows, once for all samples.
-        std::int64_t digit[kMaxOuter][kMaxLanes], source_at[kMaxLanes];
-        for (int l = 0; l < count; ++l) {
-            std::int64_t rest = r + l;
-            source_at[l] = block.source_at;
-            for (int d = block.outers - 1; d >= 0; --d) {
-                const OuterAxis& axis = block.outer[d];
-                digit[d][l] = d ? rest % axis.size : rest;
-                rest = d ? rest / axis.size : 0;
-                source_at[l] += digit[d][l] * axis.source_stride;
-            }
-        }
-        const S* rows[kMaxLanes];
         const bool packed = panels && count == R;
-        if (packed) {
-            for (int l = 0; l < R; ++l) rows[l] = reinterpret_cast<const S*>(group.source) + source_at[l];
-            pack_panel<S, T>(panel, rows, width);
-        }
+        const bool kept = packed && group.panels;
+        const SourceRows from(block, r, single && kept ? 0 : count);
+        T* panel = static_cast<T*>(scratch.panel);
+        if (kept)
+            panel = const_cast<T*>(static_cast<const T*>(group.panels)) + block.panels_at +
+                    r / R * panel_size<S, T>(block);
+        else if (packed)
+            pack_rows<S, T>(panel, block, group.source, from);
         for (std::int64_t k = 0; k < group.count; ++k) {
-            const S* source = reinterpret_cast<const S*>(group.source + k * group.source_stride);
             S* const result = reinterpret_cast<S*>(group.out + k * group.out_stride) + block.out_at;
             const char* record = group.records + k * group.record_bytes;
             S* out[kMaxLanes];
             T row[kMaxLanes];
-            for (int l = 0; l < count; ++l) out[l] = result, row[l] = 1;
-            for (int d = 0; d < block.outers; ++d) {
-                const OuterAxis& axis = block.outer[d];
-                if (axis.pos_at >= 0) {
-                    const std::int32_t* pos = reinterpret_cast<const std::int32_t*>(record + axis.pos_at);
-                    for (int l = 0; l < count; ++l) out[l] += pos[digit[d][l]] * axis.out_stride;
-                } else {
-                    for (int l = 0; l < count; ++l) out[l] += digit[d][l] * axis.out_stride;
-                }
-                if (axis.factor_at >= 0) {
-                    const T* factor = reinterpret_cast<const T*>(record + axis.factor_at);
-                    for (int l = 0; l < count; ++l) row[l] *= factor[digit[d][l]];
-                }
-            }
+            if (single)
+                place_neighbours<R>(block.outer[0], record, r, result, out, row);
+            else
+                place_rows(block, record, from, result, out, row);
             const std::int32_t* index = reinterpret_cast<const std::int32_t*>(record + (gathered ? block.index_at : 0));
             const T* column = block.factor_at >= 0 ? reinterpret_cast<const T*>(record + block.factor_at) : nullptr;
             if (packed) {
                 panel_rows<S, T>(out, panel, index, row, column, width, group.stream, static_cast<S*>(scratch.stage));
                 continue;
             }
+            const S* source = reinterpret_cast<const S*>(group.source + k * group.source_stride);
             for (int l = 0; l < count; ++l) {
-                const S* from = source + source_at[l];
+                const S* in = source + from.at[l];
                 if (!gathered) {
-                    copy_row<S, T>(out[l], from, row[l], column, width, group.stream);
+                    copy_row<S, T>(out[l], in, row[l], column, width, group.stream);
                 } else if constexpr (kDirect<S, T>) {
-                    gather_row<S, T>(out[l], from, index, row[l], column, width, group.stream);
+                    gather_row<S, T>(out[l], in, index, row[l], column, width, group.stream);
                 } else {
-                    for (std::int64_t j = 0; j < width; j += L) {
-                        const std::int64_t part = width - j < L ? width - j : L;
-                        store(panel + j, load_part<S, T>(from + j, part));
-                    }
+                    for (std::int64_t j = 0; j < width; j += L)
+                        store(panel + j, load_part<S, T>(in + j, width - j < L ? width - j : L));
                     gather_row<S, T>(out[l], panel, index, row[l], column, width, group.stream);
                 }
             }
         }
     }
-    if (group.stream) stream_fence();
 }
 
 }  // namespace

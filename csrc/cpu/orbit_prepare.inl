@@ -45,8 +45,7 @@ void philox(std::uint64_t seed, std::uint64_t sample, const std::uint32_t* site,
 // Stable argsort by counting: pos[i] = #{j : key_j < key_i, or equal and j < i}. n^2 / lanes comparisons, no branches.
 void rank_by_counting(const std::int32_t* keys, std::int32_t n, std::int32_t* pos) {
     constexpr int L = kLanes<float>;
-    I32 lane;
-    for (int l = 0; l < L; ++l) lane[l] = l;
+    const I32 lane = iota<I32>();
     for (std::int32_t i = 0; i < n; i += L) {
         I32 mine = load<I32>(keys + i), rank = {};
         const std::int32_t end = i + L < n ? i + L : n;
@@ -128,6 +127,18 @@ void draw_permutation(const Site& site, const Scratch& scratch, std::int32_t* pe
     }
 }
 
+template <class T>
+NNSYM_INLINE typename Vec<T>::F load_std(const double* p) {
+    if constexpr (sizeof(T) == 8) {
+        return load<typename Vec<T>::F>(p);
+    } else {
+        typedef Vec<double>::F D;
+        constexpr int half = kLanes<double>;
+        return join(__builtin_convertvector(load<D>(p), Vec<float>::Half),
+                    __builtin_convertvector(load<D>(p + half), Vec<float>::Half), typename Iota<kLanes<float>>::type());
+    }
+}
+
 // Scales of all sites together: Box-Muller on four words of a block, a = exp(std * normal), in natural order.
 template <class T>
 void draw_scales(const Plan& plan, const Scratch& scratch) {
@@ -137,8 +148,7 @@ void draw_scales(const Plan& plan, const Scratch& scratch) {
     const std::uint32_t* w = scratch.words;
     const std::int64_t stride = plan.draws;
     for (std::int64_t b = plan.scale_begin; b < stride; b += kLanes<T>, out += 4 * kLanes<T>) {
-        F std;
-        for (int l = 0; l < kLanes<T>; ++l) std[l] = T(plan.draw_std[b - plan.scale_begin + l]);
+        const F std = load_std<T>(plan.draw_std + (b - plan.scale_begin));
         F normal[4];
         for (int pair = 0; pair < 2; ++pair) {
             F s, c;
@@ -153,13 +163,62 @@ void draw_scales(const Plan& plan, const Scratch& scratch) {
 }
 
 template <class T>
-NNSYM_INLINE T power_of(T a, double power) {
-    if (power == 2) return a * a;
-    if (power == 1) return a;
-    if (power == 0) return T(1);
+T power_of(T a, double power) {
     const bool negative = a < 0 && __builtin_fmod(power, 2.0) != 0;
     const T magnitude = T(__builtin_pow(double(a < 0 ? -a : a), power));
     return negative ? -magnitude : magnitude;
+}
+
+// Unit j / repeat of position j, for a vector of positions: exact, since they are below 2^21.
+template <class T>
+NNSYM_INLINE typename Vec<T>::I32 units_of(typename Vec<T>::I32 position, float reciprocal) {
+    typedef typename Vec<T>::I32 I;
+    typedef float F __attribute__((vector_size(sizeof(I))));
+    return __builtin_convertvector((__builtin_convertvector(position, F) + 0.5f) * reciprocal, I);
+}
+template <class T>
+NNSYM_INLINE typename Vec<T>::I32 gather_units(const std::int32_t* base, typename Vec<T>::I32 i) {
+    if constexpr (sizeof(T) == 4) {
+        return reinterpret_cast<typename Vec<T>::I32>(gather(reinterpret_cast<const float*>(base), i));
+    } else {
+        for (int l = 0; l < kLanes<T>; ++l) i[l] = base[i[l]];
+        return i;
+    }
+}
+
+// The columns write whole vectors, into their padding; what they gather beyond a site's units is padding too.
+void index_column(const std::int32_t* perm, std::int32_t* out, std::int64_t size, std::int32_t repeat) {
+    const float reciprocal = 1.0f / float(repeat);
+    for (std::int64_t j = 0; j < size; j += kLanes<float>) {
+        const I32 position = iota<I32>() + std::int32_t(j);
+        const I32 unit = units_of<float>(position, reciprocal);
+        const I32 index = gather_units<float>(perm, unit) * repeat + (position - unit * repeat);
+        store(out + j, position < splat<I32>(std::int32_t(size)) ? index : I32{});
+    }
+}
+
+template <class T>
+void factor_column(const Column& column, const T* value, const std::int32_t* pos, std::int64_t n, T* out) {
+    typedef typename Vec<T>::F F;
+    typedef typename Vec<T>::I32 I;
+    constexpr int L = kLanes<T>;
+    const std::int64_t size = n * column.repeat;
+    const float reciprocal = 1.0f / float(column.repeat);
+    for (std::int64_t j = 0; j < size; j += L) {
+        I unit;
+        if (column.repeat == 1) {
+            unit = pos ? load<I>(pos + j) : I{};
+        } else {
+            unit = units_of<T>(iota<I>() + std::int32_t(j), reciprocal);
+            if (pos) unit = gather_units<T>(pos, unit);
+        }
+        F f = column.repeat == 1 && !pos ? load<F>(value + j) : gather(value, unit);
+        if (column.power == 2)
+            f = f * f;
+        else if (column.power != 1)
+            for (int l = 0; l < L; ++l) f[l] = power_of<T>(f[l], column.power);
+        store(out + j, column.dual ? 1 / f : f);
+    }
 }
 
 template <class T>
@@ -220,29 +279,16 @@ bool prepare(const Plan& plan, std::uint64_t seed, std::uint64_t sample, const G
     for (std::int32_t i = 0; i < plan.column_count; ++i) {
         const Column& column = plan.columns[i];
         const Site& site = plan.sites[column.site];
-        const std::int64_t n = site.size(), repeat = column.repeat;
+        const std::int64_t n = site.size();
         if (!column.factor) {
-            const std::int32_t* perm = reinterpret_cast<const std::int32_t*>(record + site.perm_at);
-            std::int32_t* out = reinterpret_cast<std::int32_t*>(record + column.at);
-            for (std::int64_t u = 0; u < n; ++u)
-                for (std::int64_t t = 0; t < repeat; ++t) *out++ = std::int32_t(perm[u] * repeat + t);
+            index_column(reinterpret_cast<const std::int32_t*>(record + site.perm_at),
+                         reinterpret_cast<std::int32_t*>(record + column.at), n * column.repeat, column.repeat);
             continue;
         }
-        const T* value = reinterpret_cast<const T*>(record + site.value_at);
-        T* out = reinterpret_cast<T*>(record + column.at);
         const bool moved = column.source_order && site.perm_at >= 0;
-        const std::int32_t* pos = reinterpret_cast<const std::int32_t*>(record + (moved ? site.pos_at : 0));
-        if (column.power == 1 && repeat == 1 && !moved) {
-            for (std::int64_t u = 0; u < n; ++u) out[u] = column.dual ? 1 / value[u] : value[u];
-        } else if (column.power == 1 && repeat == 1) {
-            for (std::int64_t u = 0; u < n; ++u) out[u] = column.dual ? 1 / value[pos[u]] : value[pos[u]];
-        } else {
-            for (std::int64_t u = 0; u < n; ++u) {
-                const T power = power_of(value[moved ? pos[u] : u], column.power);
-                const T factor = column.dual ? 1 / power : power;
-                for (std::int64_t t = 0; t < repeat; ++t) *out++ = factor;
-            }
-        }
+        factor_column<T>(column, reinterpret_cast<const T*>(record + site.value_at),
+                         moved ? reinterpret_cast<const std::int32_t*>(record + site.pos_at) : nullptr, n,
+                         reinterpret_cast<T*>(record + column.at));
     }
     return true;
 }

@@ -47,6 +47,7 @@ struct Vec<double> {
 };
 typedef Vec<float>::I I32;
 typedef Vec<float>::U32 U32;
+typedef std::uint16_t U16 __attribute__((vector_size(kVectorBytes), may_alias));
 typedef std::uint64_t U64 __attribute__((vector_size(kVectorBytes), may_alias));
 
 template <class V, class P>
@@ -79,7 +80,7 @@ NNSYM_INLINE void stream(void* p, V v) {
 #endif
     std::memcpy(p, &v, sizeof v);
 }
-NNSYM_INLINE void stream_fence() {
+inline void stream_fence() {
 #if defined(__SSE2__)
     _mm_sfence();
 #endif
@@ -146,6 +147,19 @@ NNSYM_INLINE U64 multiply_even(U32 a, U32 b) {
 #endif
 }
 
+// (a + b + 1) / 2 without overflow.
+NNSYM_INLINE U16 average(U16 a, U16 b) {
+#if defined(__AVX512BW__)
+    return reinterpret_cast<U16>(_mm512_avg_epu16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<U16>(_mm256_avg_epu16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+    return reinterpret_cast<U16>(_mm_avg_epu16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+    return (a | b) - ((a ^ b) >> 1);
+#endif
+}
+
 // __builtin_shufflevector(a, b, pattern(0), pattern(1), ...) for a constexpr pattern.
 template <int... I>
 struct Ints {};
@@ -162,6 +176,16 @@ NNSYM_INLINE V shuffle_by(V a, V b, Ints<I...>) {
 template <class Pattern, class V>
 NNSYM_INLINE V shuffle(V a, V b) {
     return shuffle_by<Pattern>(a, b, typename Iota<int(sizeof(V) / sizeof(a[0]))>::type());
+}
+
+// 0, 1, 2, ...
+template <class V, int... I>
+NNSYM_INLINE V iota_of(Ints<I...>) {
+    return V{I...};
+}
+template <class V>
+NNSYM_INLINE V iota() {
+    return iota_of<V>(typename Iota<int(sizeof(V) / sizeof(V{}[0]))>::type());
 }
 
 // Two vectors as one of twice their length.
