@@ -42,11 +42,9 @@ std::unique_ptr<OrbitPlan> make_plan(bool float64, const std::vector<SiteTuple>&
                                      std::vector<std::int64_t> tensor_bytes) {
     std::vector<Site> sites;
     for (auto& [index, heads, head_size, permute_heads, permute_units, negates, scales, std] : site_tuples)
-        sites.push_back({index, heads, head_size, permute_heads, permute_units, negates, scales, std, -1, -1, -1, -1,
-                         -1, -1, -1});
-    auto use = [](const UseTuple& t) {
-        return Use{std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)};
-    };
+        sites.push_back(
+            {index, heads, head_size, permute_heads, permute_units, negates, scales, std, -1, -1, -1, -1, -1, -1, -1});
+    auto use = [](const UseTuple& t) { return Use{std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)}; };
     std::vector<BlockSpec> blocks;
     for (auto& [tensor, dtype, outer, width, last, source_at, out_at] : block_tuples) {
         BlockSpec spec{tensor, Dtype(dtype), {}, width, use(last), source_at, out_at};
@@ -174,8 +172,7 @@ py::array_t<std::uint32_t> philox(std::uint64_t seed, std::uint64_t sample, std:
     std::vector<std::uint32_t> planes(4 * padded);
     kernels().philox(seed, sample, site.data(), draw.data(), planes.data(), std::int64_t(padded));
     py::array_t<std::uint32_t> out({py::ssize_t(4), py::ssize_t(n)});
-    for (int w = 0; w < 4; ++w)
-        std::copy_n(planes.data() + std::size_t(w) * padded, n, out.mutable_data(w, 0));
+    for (int w = 0; w < 4; ++w) std::copy_n(planes.data() + std::size_t(w) * padded, n, out.mutable_data(w, 0));
     return out;
 }
 
@@ -205,9 +202,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("math_float", &math<float>, py::arg("op"), py::arg("x"));
     m.def("math_double", &math<double>, py::arg("op"), py::arg("x"));
     m.def("philox", &philox, py::arg("seed"), py::arg("sample"), py::arg("site"), py::arg("draw"));
-    m.attr("DRAW_PART") = py::dict(py::arg("permutation") = int(kPermutation), py::arg("heads") = int(kHeads),
-                                   py::arg("sign") = int(kSign), py::arg("scale") = int(kScale),
-                                   py::arg("matrix") = int(kMatrix));
+    m.attr("DRAW_PART") =
+        py::dict(py::arg("permutation") = int(kPermutation), py::arg("heads") = int(kHeads),
+                 py::arg("sign") = int(kSign), py::arg("scale") = int(kScale), py::arg("matrix") = int(kMatrix));
     m.attr("DRAW_SHIFT") = int(kDrawShift);
     m.attr("MAX_OUTER") = kMaxOuter;
     py::class_<OrbitPlan>(m, "OrbitPlan")

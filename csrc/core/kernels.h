@@ -9,8 +9,8 @@ struct Kernels {
     const char* isa;
     int vector_bytes;
 
-    // Element of one sample into a record: drawn from (seed, sample), or taken from `given` (index k). Returns false if a
-    // given permutation is not one. By compute type: [0] float, [1] double.
+    // Element of one sample into a record: drawn from (seed, sample), or taken from `given` (index k). Returns false if
+    // a given permutation is not one. By compute type: [0] float, [1] double.
     bool (*prepare[2])(const orbit::Plan&, std::uint64_t seed, std::uint64_t sample, const orbit::GivenSite* given,
                        std::int64_t k, char* record, const orbit::Scratch&);
     // Rows [begin, end) of one block for a group of samples. By compute type and storage type.
@@ -24,8 +24,8 @@ struct Kernels {
     void (*stream_fill)(void* out, std::int64_t bytes, float value);
     void (*stream_copy)(void* out, const void* in, std::int64_t bytes);
 
-    // Vector mathematics under test. op: 0 exp, 1 log, 2 sin(2 pi u), 3 cos(2 pi u), u = (x + 1/2) 2^-32 of a 32-bit draw,
-    // 4 -log of such a u.
+    // Vector mathematics under test. op: 0 exp, 1 log, 2 sin(2 pi u), 3 cos(2 pi u), u = (x + 1/2) 2^-32 of a 32-bit
+    // draw, 4 -log of such a u.
     void (*math_float)(int op, const void* in, float* out, std::int64_t n);
     void (*math_double)(int op, const void* in, double* out, std::int64_t n);
     void (*philox)(std::uint64_t seed, std::uint64_t sample, const std::uint32_t* site, const std::uint32_t* draw,

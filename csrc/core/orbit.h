@@ -22,7 +22,8 @@ inline constexpr int kMaxLanes = 16;  // float32 lanes of the widest vector; als
 inline constexpr int kMaxOuter = 8;   // touched or strided axes before the last one
 inline constexpr int kPad = 32;       // elements past the end of every array in a record that a kernel may read
 
-// One site: (g x)_i = sign_i scale_i x_{perm_i}, units ordered by head. Offsets: `*_block` into the list of Philox blocks,
+// One site: (g x)_i = sign_i scale_i x_{perm_i}, units ordered by head. Offsets: `*_block` into the list of Philox
+// blocks,
 // `*_at` in bytes into a record (-1: the part is absent).
 struct Site {
     std::uint32_t index;
@@ -57,10 +58,10 @@ struct Block {
     Dtype dtype;
     std::int32_t outers;
     OuterAxis outer[kMaxOuter];
-    std::int64_t rows, width;            // width: elements of the last axis, contiguous on both sides
-    std::int64_t index_at, factor_at;    // last axis: int32[width] to gather from, T[width]; -1: none
-    std::int64_t source_at, out_at;      // first element of the box in the source and in one point
-    std::int64_t panels_at;              // first element of its interleaved rows, where a plan keeps them
+    std::int64_t rows, width;          // width: elements of the last axis, contiguous on both sides
+    std::int64_t index_at, factor_at;  // last axis: int32[width] to gather from, T[width]; -1: none
+    std::int64_t source_at, out_at;    // first element of the box in the source and in one point
+    std::int64_t panels_at;            // first element of its interleaved rows, where a plan keeps them
 };
 
 struct Plan {
@@ -79,7 +80,8 @@ struct Plan {
     std::int64_t record_bytes;
 };
 
-// Elements that the caller brings: arrays with leading axis samples, one triple per site; a null part is the identity's.
+// Elements that the caller brings: arrays with leading axis samples, one triple per site; a null part is the
+// identity's.
 struct GivenSite {
     const std::int32_t* perm;
     const std::int8_t* sign;
@@ -95,7 +97,7 @@ struct Scratch {
     void* stage;           // rows on their way to memory
 };
 
-inline constexpr std::int64_t kStageWidth = 256;         // columns of one staged panel
+inline constexpr std::int64_t kStageWidth = 256;      // columns of one staged panel
 inline constexpr std::int64_t kPanelWidth = 1 << 13;  // widest row that is interleaved into a panel
 
 // A run of samples that one task serves, so that a source row read once serves them all.

@@ -13,12 +13,12 @@
 namespace nnsym::orbit {
 namespace {
 
-constexpr std::int64_t kTaskBytes = 1 << 20;       // result of one task: enough to hide its scheduling
-constexpr std::int64_t kRecordsBytes = 8 << 20;    // elements held at once where tasks share them
-constexpr std::int64_t kStreamFrom = 16 << 20;     // results from this size on go past the cache
+constexpr std::int64_t kTaskBytes = 1 << 20;     // result of one task: enough to hide its scheduling
+constexpr std::int64_t kRecordsBytes = 8 << 20;  // elements held at once where tasks share them
+constexpr std::int64_t kStreamFrom = 16 << 20;   // results from this size on go past the cache
 constexpr std::int64_t kFewSamples = 8, kManySamples = 16;
 constexpr std::int64_t kSmallPoint = 256 << 10;
-constexpr std::int64_t kPanelsBytes = 64 << 10;    // keep the panels of all tensors up to here: they stay in the cache
+constexpr std::int64_t kPanelsBytes = 64 << 10;  // keep the panels of all tensors up to here: they stay in the cache
 
 struct Free {
     void operator()(char* p) const { std::free(p); }
@@ -42,11 +42,11 @@ std::int64_t round_up(std::int64_t n, std::int64_t unit) {
 struct OrbitPlan::Workspace {
     int threads = 0;
     std::vector<Bytes> memory;
-    std::vector<Scratch> scratch;       // per worker
-    std::vector<char*> records;         // per worker: the records of one group
-    Bytes shared;                       // records that tasks share
+    std::vector<Scratch> scratch;  // per worker
+    std::vector<char*> records;    // per worker: the records of one group
+    Bytes shared;                  // records that tasks share
     std::int64_t shared_samples = 0;
-    char* panels = nullptr;             // of a small network, interleaved once for all tasks
+    char* panels = nullptr;  // of a small network, interleaved once for all tasks
 };
 
 OrbitPlan::~OrbitPlan() = default;
@@ -63,8 +63,8 @@ std::int64_t OrbitPlan::column(const Use& use, bool factor, bool source_order) {
     if (!factor && !site.permutes()) return -1;
     if (factor && (use.power == 0 || !(site.scales || site.negates))) return -1;
     if (!factor && use.repeat == 1) return site.perm_at;
-    Column wanted{use.site, factor, factor && use.dual, source_order && site.permutes(), use.repeat,
-                  factor ? use.power : 1, -1};
+    Column wanted{
+        use.site, factor, factor && use.dual, source_order && site.permutes(), use.repeat, factor ? use.power : 1, -1};
     for (const Column& c : columns_)
         if (c.site == wanted.site && c.factor == wanted.factor && c.dual == wanted.dual &&
             c.source_order == wanted.source_order && c.repeat == wanted.repeat && c.power == wanted.power)
@@ -172,7 +172,8 @@ std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
         s.panel = take(panel * size);
         s.stage = take(kMaxLanes * kStageWidth * size);
         w->scratch.push_back(s);
-        w->records.push_back(take(std::max(plan_.record_bytes, std::min(kManySamples * plan_.record_bytes, kRecordsBytes))));
+        w->records.push_back(
+            take(std::max(plan_.record_bytes, std::min(kManySamples * plan_.record_bytes, kRecordsBytes))));
     }
     return w;
 }
@@ -184,8 +185,7 @@ void OrbitPlan::run(const Run& run) const {
     auto w = workspace(run.threads);
 
     const std::int64_t most = std::max<std::int64_t>(1, kRecordsBytes / plan_.record_bytes);
-    const std::int64_t samples =
-        std::min({run.count, most, point_bytes_ <= kSmallPoint ? kManySamples : kFewSamples});
+    const std::int64_t samples = std::min({run.count, most, point_bytes_ <= kSmallPoint ? kManySamples : kFewSamples});
     const bool stream = point_bytes_ * run.count >= kStreamFrom;
 
     // Slices of a point: one, or as many as keep the result of a task near kTaskBytes.
@@ -204,16 +204,16 @@ void OrbitPlan::run(const Run& run) const {
     }
     const std::int64_t parts = std::int64_t(slices.size());
     const bool alone = parts == 1;  // a task draws its own elements; else tasks share them
-    const std::int64_t batch =
-        alone ? run.count : std::min(run.count, std::max(most / samples * samples, samples));
+    const std::int64_t batch = alone ? run.count : std::min(run.count, std::max(most / samples * samples, samples));
     if (!alone && w->shared_samples < batch) {
         w->shared = zeroed(batch * plan_.record_bytes);
         w->shared_samples = batch;
     }
 
-    // A small network's rows are interleaved once. Its tasks go sample by sample, so that memory takes the stores of one
-    // while the next one's element is drawn.
-    const bool stacked = std::any_of(run.source_strides.begin(), run.source_strides.end(), [](auto s) { return s != 0; });
+    // A small network's rows are interleaved once. Its tasks go sample by sample, so that memory takes the stores of
+    // one while the next one's element is drawn.
+    const bool stacked =
+        std::any_of(run.source_strides.begin(), run.source_strides.end(), [](auto s) { return s != 0; });
     const bool keep = alone && w->panels && !stacked && run.count >= kFewSamples;
     if (keep)
         for (const Block& block : blocks_)

@@ -28,11 +28,20 @@ void math(int op, const void* in, T* out, std::int64_t n) {
         else
             std::memcpy(&u, static_cast<const std::uint32_t*>(in) + i, std::size_t(count) * 4);
         switch (op) {
-            case 0: y = Math<T>::exp(x); break;
-            case 1: y = Math<T>::log(x); break;
-            case 2: Math<T>::sincos_turn(u, y, other); break;
-            case 3: Math<T>::sincos_turn(u, other, y); break;
-            default: y = -Math<T>::log_uniform(u);
+            case 0:
+                y = Math<T>::exp(x);
+                break;
+            case 1:
+                y = Math<T>::log(x);
+                break;
+            case 2:
+                Math<T>::sincos_turn(u, y, other);
+                break;
+            case 3:
+                Math<T>::sincos_turn(u, other, y);
+                break;
+            default:
+                y = -Math<T>::log_uniform(u);
         }
         std::memcpy(out + i, &y, std::size_t(count) * sizeof(T));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The action on one block: result row pos(r) = source row r gathered by index, times the row's factor, times the columns'.
-// Always (w * row) * column, so every path gives the same bits.
+// The action on one block: result row pos(r) = source row r gathered by index, times the row's factor, times the
+// columns'. Always (w * row) * column, so every path gives the same bits.
 namespace {
 
 using namespace nnsym::orbit;
@@ -27,11 +27,9 @@ struct Convert<Bfloat16, float> {
     static NNSYM_INLINE Vec<float>::F load(const Bfloat16* p) {
         return reinterpret_cast<Vec<float>::F>(__builtin_convertvector(::load<Stored>(p), U32) << 16);
     }
-    static NNSYM_INLINE Stored round(Vec<float>::F v) {
-        return __builtin_convertvector(nearest(v) >> 16, Stored);
-    }
-    // The upper half is the result. A NaN stays one: it comes from a multiplication, so it is quiet, and from bfloat16, so
-    // its lower half is zero and the sum cannot carry into the sign.
+    static NNSYM_INLINE Stored round(Vec<float>::F v) { return __builtin_convertvector(nearest(v) >> 16, Stored); }
+    // The upper half is the result. A NaN stays one: it comes from a multiplication, so it is quiet, and from bfloat16,
+    // so its lower half is zero and the sum cannot carry into the sign.
     static NNSYM_INLINE U32 nearest(Vec<float>::F v) {
         U32 bits = reinterpret_cast<U32>(v);
         return bits + ((bits >> 16) & 1u) + 0x7fffu;
@@ -177,8 +175,7 @@ void copy_row(S* out, const S* in, T row, const T* column, std::int64_t width, b
     auto plain = [&](std::int64_t j, std::int64_t count) { return load_part<S, T>(in + j, count) * r; };
     auto scaled = [&](std::int64_t j, std::int64_t count) { return plain(j, count) * load<F>(column + j); };
     if (column)
-        return write_row<S, T>(
-            out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, scaled); }, scaled);
+        return write_row<S, T>(out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, scaled); }, scaled);
     if constexpr (std::is_same_v<S, Bfloat16>) {
         // Even and odd elements apart, without a shuffle.
         auto unit = [&](std::int64_t j) {
@@ -187,8 +184,7 @@ void copy_row(S* out, const S* in, T row, const T* column, std::int64_t width, b
         };
         return write_row<S, T>(out, width, streaming, unit, plain);
     }
-    write_row<S, T>(
-        out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, plain); }, plain);
+    write_row<S, T>(out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, plain); }, plain);
 }
 
 template <class S, class T>
@@ -200,18 +196,15 @@ void gather_row(S* out, const T* in, const std::int32_t* index, T row, const T* 
     auto plain = [&](std::int64_t j, std::int64_t) { return gather(in, load<I>(index + j)) * r; };
     auto scaled = [&](std::int64_t j, std::int64_t count) { return plain(j, count) * load<F>(column + j); };
     if (column)
-        write_row<S, T>(
-            out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, scaled); }, scaled);
+        write_row<S, T>(out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, scaled); }, scaled);
     else
-        write_row<S, T>(
-            out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, plain); }, plain);
+        write_row<S, T>(out, width, streaming, [&](std::int64_t j) { return whole<S, T>(j, plain); }, plain);
 }
 
-// R rows at once. A panel holds them interleaved, panel[c * R + r] = row r at column c: a gathered column is one load, and
-// a transpose in registers turns columns into rows. That costs less than gathers.
-// Where storage and compute type agree, a vector holds two columns of R = lanes / 2 rows, so that one tile is a whole
-// vector of every row, two tiles the two cache lines that streaming stores want next to each other, and nothing is
-// staged. Otherwise R = lanes.
+// R rows at once. A panel holds them interleaved, panel[c * R + r] = row r at column c: a gathered column is one load,
+// and a transpose in registers turns columns into rows. That costs less than gathers. Where storage and compute type
+// agree, a vector holds two columns of R = lanes / 2 rows, so that one tile is a whole vector of every row, two tiles
+// the two cache lines that streaming stores want next to each other, and nothing is staged. Otherwise R = lanes.
 template <class S, class T>
 constexpr bool kDirect = sizeof(S) == sizeof(T);
 template <class S, class T>
@@ -236,8 +229,8 @@ void pack_panel(T* panel, const S* const* rows, std::int64_t width) {
 
 // kLanes columns of R rows.
 template <class T>
-NNSYM_INLINE void direct_tile(typename Vec<T>::F* v, const T* panel, const std::int32_t* index,
-                              typename Vec<T>::F rows, const T* column) {
+NNSYM_INLINE void direct_tile(typename Vec<T>::F* v, const T* panel, const std::int32_t* index, typename Vec<T>::F rows,
+                              const T* column) {
     constexpr int R = kLanes<T> / 2;
     for (int t = 0; t < R; ++t)
         v[t] = load_halves(panel + std::int64_t(index[t]) * R, panel + std::int64_t(index[R + t]) * R) * rows;
@@ -378,7 +371,8 @@ struct SourceRows {
 
 // Where these rows go in one point, and their factors.
 template <class S, class T>
-NNSYM_INLINE void place_rows(const Block& block, const char* record, const SourceRows& from, S* result, S** out, T* row) {
+NNSYM_INLINE void place_rows(const Block& block, const char* record, const SourceRows& from, S* result, S** out,
+                             T* row) {
     for (int l = 0; l < from.count; ++l) out[l] = result, row[l] = 1;
     for (int d = 0; d < block.outers; ++d) {
         const OuterAxis& axis = block.outer[d];
@@ -441,7 +435,8 @@ void apply(const Block& block, const Group& group, std::int64_t begin, std::int6
     constexpr int L = kLanes<T>, R = kPanelRows<S, T>;
     const std::int64_t width = block.width;
     const bool gathered = block.index_at >= 0;
-    const bool panels = has_panels<S, T>(block) && !group.source_stride && (group.panels || group.count >= kPanelSamples);
+    const bool panels =
+        has_panels<S, T>(block) && !group.source_stride && (group.panels || group.count >= kPanelSamples);
     const bool single = block.outers == 1;  // rows are neighbours in the arrays of their axis
     for (std::int64_t r = begin; r < end; r += R) {
         const int count = int(end - r < R ? end - r : R);
@@ -450,8 +445,8 @@ void apply(const Block& block, const Group& group, std::int64_t begin, std::int6
         const SourceRows from(block, r, single && kept ? 0 : count);
         T* panel = static_cast<T*>(scratch.panel);
         if (kept)
-            panel = const_cast<T*>(static_cast<const T*>(group.panels)) + block.panels_at +
-                    r / R * panel_size<S, T>(block);
+            panel =
+                const_cast<T*>(static_cast<const T*>(group.panels)) + block.panels_at + r / R * panel_size<S, T>(block);
         else if (packed)
             pack_rows<S, T>(panel, block, group.source, from);
         for (std::int64_t k = 0; k < group.count; ++k) {

@@ -5,8 +5,8 @@ namespace {
 
 using namespace nnsym::orbit;
 
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011). Blocks l of a vector have counters (sample, site[l], draw[l]); word w
-// of block b goes to planes[w * stride + b]. `blocks` is a multiple of the lanes.
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011). Blocks l of a vector have counters (sample, site[l], draw[l]); word
+// w of block b goes to planes[w * stride + b]. `blocks` is a multiple of the lanes.
 NNSYM_INLINE void philox_rounds(U32& c0, U32& c1, U32& c2, U32& c3, std::uint32_t k0, std::uint32_t k1) {
     struct High {
         static constexpr int at(int l) { return l & 1 ? kLanes<float> + l : l + 1; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Vectors by the compiler's vector extensions, as wide as the ISA unit that includes this. Everything is in an anonymous
-// namespace: nothing compiled for one ISA may be linked into another.
+// Vectors by the compiler's vector extensions, as wide as the ISA unit that includes this. Everything is in an
+// anonymous namespace: nothing compiled for one ISA may be linked into another.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -197,9 +197,7 @@ NNSYM_INLINE auto join(V low, V high, Ints<I...>) {
 // Step of an L x L transpose: swap the off-diagonal quarters of blocks of 2H.
 template <int L, int H, bool High>
 struct Butterfly {
-    static constexpr int at(int l) {
-        return High ? ((l & H) ? L + l : l + H) : ((l & H) ? L + l - H : l);
-    }
+    static constexpr int at(int l) { return High ? ((l & H) ? L + l : l + H) : ((l & H) ? L + l - H : l); }
 };
 template <int L, int H, int R, class V>
 NNSYM_INLINE void transpose_step(V* v) {

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Run the kernel tests on the sanitizer build: `make sanitize`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "build" / "sanitize" / "site"), os.environ["NNSYM_SITE"]]
+
+import pytest  # noqa: E402
+
+import nnsym_fast  # noqa: E402
+
+if "sanitize" not in str(nnsym_fast.__file__):
+    sys.exit(f"expected the sanitizer build, got {nnsym_fast.__file__}")
+kernels = [str(ROOT / "tests" / "orbit" / f"test_{name}.py") for name in ("math", "elements", "kernels")]
+sys.exit(pytest.main(["-p", "no:cacheprovider", *kernels]))
