@@ -67,9 +67,6 @@ void release(void* p, std::int64_t bytes) {
     if (size >= kHugePage) {
         std::lock_guard<std::mutex> lock(mutex);
         if (kept_bytes + size <= kKept) {
-#if defined(__linux__) && defined(MADV_FREE)
-            madvise(p, std::size_t(size), MADV_FREE);
-#endif
             kept.push_back({p, size});
             kept_bytes += size;
             return;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Memory for large results. A freshly mapped page costs more than the kernel that fills it, so blocks are aligned to
-// huge pages, and a few freed ones are kept for results of the same size. The system may take kept memory back when it
-// needs it, and a request that no kept block fits frees them all: what is kept never adds to the peak.
+// huge pages, and freed ones are kept, up to a limit, for results of the same size. A request that no kept block fits
+// frees them all first: what is kept never adds to the peak.
 #pragma once
 #include <cstdint>
 

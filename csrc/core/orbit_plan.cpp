@@ -166,7 +166,7 @@ std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
     for (int t = 0; t < threads; ++t) {
         Scratch s;
         s.words = reinterpret_cast<std::uint32_t*>(take((plan_.draws + kMaxLanes) * 16));
-        s.keys = reinterpret_cast<std::int32_t*>(take((plan_.key_draws + kMaxLanes) * 16));
+        s.keys = reinterpret_cast<std::int32_t*>(take((plan_.key_draws + 2 * kMaxLanes) * 16));
         s.values = take((plan_.draws - plan_.scale_begin + kMaxLanes) * 4 * size);
         s.order = reinterpret_cast<std::int32_t*>(take((4 * largest_site_ + 4 * kPad) * 4));
         s.panel = take(panel * size);

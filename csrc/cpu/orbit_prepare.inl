@@ -43,28 +43,32 @@ void philox(std::uint64_t seed, std::uint64_t sample, const std::uint32_t* site,
 }
 
 // Stable argsort by counting: pos[i] = #{j : key_j < key_i, or equal and j < i}. n^2 / lanes comparisons, no branches.
+// Equal keys are rare: they show in the sum of the ranks, and are then counted one by one.
 void rank_by_counting(const std::int32_t* keys, std::int32_t n, std::int32_t* pos) {
     constexpr int L = kLanes<float>;
-    const I32 lane = iota<I32>();
-    for (std::int32_t i = 0; i < n; i += L) {
-        I32 mine = load<I32>(keys + i), rank = {};
-        const std::int32_t end = i + L < n ? i + L : n;
-        std::int32_t j = 0;
-        for (; j < i; ++j) rank = splat<I32>(keys[j]) <= mine ? rank + 1 : rank;
-        for (; j < end; ++j) {
-            I32 other = splat<I32>(keys[j]);
-            auto before = (other < mine) | ((other == mine) & (lane > splat<I32>(j - i)));
-            rank = before ? rank + 1 : rank;
+    I32 sum = {};
+    auto keep = [&](I32 rank, std::int32_t i) {
+        const std::int32_t count = n - i;
+        if (count >= L) return store(pos + i, rank), void(sum += rank);
+        for (int l = 0; l < count; ++l) pos[i + l] = rank[l], sum[l] += rank[l];
+    };
+    for (std::int32_t i = 0; i < n; i += 2 * L) {
+        const I32 a = load<I32>(keys + i), b = load<I32>(keys + i + L);
+        I32 rank_a = {}, rank_b = {};
+#pragma GCC unroll 4
+        for (std::int32_t j = 0; j < n; ++j) {
+            const I32 other = splat<I32>(keys[j]);
+            rank_a = other < a ? rank_a + 1 : rank_a;
+            rank_b = other < b ? rank_b + 1 : rank_b;
         }
-        for (; j < n; ++j) rank = splat<I32>(keys[j]) < mine ? rank + 1 : rank;
-        if (end - i == L) {
-            store(pos + i, rank);
-        } else {
-            std::int32_t tail[L];
-            store(tail, rank);
-            for (std::int32_t l = 0; l < end - i; ++l) pos[i + l] = tail[l];
-        }
+        keep(rank_a, i);
+        keep(rank_b, i + L);
     }
+    std::int64_t total = 0;
+    for (int l = 0; l < L; ++l) total += sum[l];
+    if (total == std::int64_t(n) * (n - 1) / 2) return;
+    for (std::int32_t i = 0; i < n; ++i)
+        for (std::int32_t j = 0; j < i; ++j) pos[i] += keys[j] == keys[i];
 }
 
 // Stable argsort of uniform keys: one bucket per element by the leading bits, then insertion, which moves little.
@@ -221,9 +225,49 @@ void factor_column(const Column& column, const T* value, const std::int32_t* pos
     }
 }
 
+// A permutation that the caller brings, and its inverse; false if it is not one.
+bool given_permutation(const std::int32_t* given, std::int64_t n, std::int32_t* perm, std::int32_t* pos) {
+    if (!given) {
+        for (std::int64_t u = 0; u < n; ++u) perm[u] = pos[u] = std::int32_t(u);
+        return true;
+    }
+    std::memcpy(perm, given, std::size_t(n) * 4);
+    for (std::int64_t u = 0; u < n; ++u) pos[u] = -1;
+    for (std::int64_t u = 0; u < n; ++u) {
+        if (perm[u] < 0 || perm[u] >= n || pos[perm[u]] >= 0) return false;
+        pos[perm[u]] = std::int32_t(u);
+    }
+    return true;
+}
+
+// sign * scale of every unit.
+template <class T>
+void given_values(const GivenSite& given, std::int64_t k, std::int64_t n, T* value) {
+    const T* scale = static_cast<const T*>(given.scale);
+    for (std::int64_t u = 0; u < n; ++u)
+        value[u] = (scale ? scale[k * n + u] : T(1)) * (given.sign ? T(given.sign[k * n + u]) : T(1));
+}
+template <class T>
+void drawn_values(const Plan& plan, const Site& site, const Scratch& scratch, T* value) {
+    const std::int64_t n = site.size();
+    if (site.scales)
+        std::memcpy(value, static_cast<const T*>(scratch.values) + 4 * (site.scale_block - plan.scale_begin),
+                    std::size_t(n) * sizeof(T));
+    else
+        for (std::int64_t u = 0; u < n; ++u) value[u] = 1;
+    if (!site.negates) return;
+    for (std::int64_t u = 0; u < n; ++u) {
+        const std::int64_t word = u >> 5;
+        const std::uint32_t bits = scratch.words[(word & 3) * plan.draws + site.sign_block + (word >> 2)];
+        value[u] = (bits >> (u & 31)) & 1 ? -value[u] : value[u];
+    }
+}
+
 template <class T>
 bool prepare(const Plan& plan, std::uint64_t seed, std::uint64_t sample, const GivenSite* given, std::int64_t k,
              char* record, const Scratch& scratch) {
+    auto ints = [&](std::int64_t at) { return reinterpret_cast<std::int32_t*>(record + at); };
+    auto reals = [&](std::int64_t at) { return reinterpret_cast<T*>(record + at); };
     if (!given) {
         philox(seed, sample, plan.draw_site, plan.draw_index, scratch.words, plan.draws);
         const std::uint32_t* w = scratch.words;
@@ -232,63 +276,37 @@ bool prepare(const Plan& plan, std::uint64_t seed, std::uint64_t sample, const G
             store_interleaved(scratch.keys + 4 * b, load<U32>(w + b) ^ bias, load<U32>(w + plan.draws + b) ^ bias,
                               load<U32>(w + 2 * plan.draws + b) ^ bias, load<U32>(w + 3 * plan.draws + b) ^ bias);
         }
-        draw_scales<T>(plan, scratch);
     }
     for (std::int32_t i = 0; i < plan.site_count; ++i) {
         const Site& site = plan.sites[i];
         const std::int64_t n = site.size();
-        if (site.perm_at >= 0) {
-            std::int32_t* perm = reinterpret_cast<std::int32_t*>(record + site.perm_at);
-            std::int32_t* pos = reinterpret_cast<std::int32_t*>(record + site.pos_at);
-            if (!given) {
-                draw_permutation(site, scratch, perm, pos);
-            } else if (!given[i].perm) {
-                for (std::int64_t u = 0; u < n; ++u) perm[u] = pos[u] = std::int32_t(u);
-            } else {
-                std::memcpy(perm, given[i].perm + k * n, std::size_t(n) * 4);
-                for (std::int64_t u = 0; u < n; ++u) pos[u] = -1;
-                for (std::int64_t u = 0; u < n; ++u) {
-                    if (perm[u] < 0 || perm[u] >= n || pos[perm[u]] >= 0) return false;
-                    pos[perm[u]] = std::int32_t(u);
-                }
-            }
-        }
-        if (site.value_at >= 0) {
-            T* value = reinterpret_cast<T*>(record + site.value_at);
-            if (given) {
-                const T* scale = static_cast<const T*>(given[i].scale);
-                const std::int8_t* sign = given[i].sign;
-                for (std::int64_t u = 0; u < n; ++u)
-                    value[u] = (scale ? scale[k * n + u] : T(1)) * (sign ? T(sign[k * n + u]) : T(1));
-            } else {
-                const T* drawn = static_cast<const T*>(scratch.values) + 4 * (site.scale_block - plan.scale_begin);
-                if (site.scales)
-                    std::memcpy(value, drawn, std::size_t(n) * sizeof(T));
-                else
-                    for (std::int64_t u = 0; u < n; ++u) value[u] = 1;
-                if (site.negates)
-                    for (std::int64_t u = 0; u < n; ++u) {
-                        const std::int64_t word = u >> 5;
-                        const std::uint32_t bits =
-                            scratch.words[(word & 3) * plan.draws + site.sign_block + (word >> 2)];
-                        value[u] = (bits >> (u & 31)) & 1 ? -value[u] : value[u];
-                    }
-            }
-        }
+        if (site.perm_at < 0) continue;
+        if (!given)
+            draw_permutation(site, scratch, ints(site.perm_at), ints(site.pos_at));
+        else if (!given_permutation(given[i].perm ? given[i].perm + k * n : nullptr, n, ints(site.perm_at),
+                                    ints(site.pos_at)))
+            return false;
+    }
+    // After the permutations, whose stores reach the cache meanwhile.
+    if (!given) draw_scales<T>(plan, scratch);
+    for (std::int32_t i = 0; i < plan.site_count; ++i) {
+        const Site& site = plan.sites[i];
+        if (site.value_at < 0) continue;
+        if (given)
+            given_values<T>(given[i], k, site.size(), reals(site.value_at));
+        else
+            drawn_values<T>(plan, site, scratch, reals(site.value_at));
     }
     for (std::int32_t i = 0; i < plan.column_count; ++i) {
         const Column& column = plan.columns[i];
         const Site& site = plan.sites[column.site];
         const std::int64_t n = site.size();
-        if (!column.factor) {
-            index_column(reinterpret_cast<const std::int32_t*>(record + site.perm_at),
-                         reinterpret_cast<std::int32_t*>(record + column.at), n * column.repeat, column.repeat);
-            continue;
-        }
-        const bool moved = column.source_order && site.perm_at >= 0;
-        factor_column<T>(column, reinterpret_cast<const T*>(record + site.value_at),
-                         moved ? reinterpret_cast<const std::int32_t*>(record + site.pos_at) : nullptr, n,
-                         reinterpret_cast<T*>(record + column.at));
+        if (!column.factor)
+            index_column(ints(site.perm_at), ints(column.at), n * column.repeat, column.repeat);
+        else
+            factor_column<T>(column, reals(site.value_at),
+                             column.source_order && site.perm_at >= 0 ? ints(site.pos_at) : nullptr, n,
+                             reals(column.at));
     }
     return true;
 }
