@@ -16,8 +16,7 @@ namespace {
 constexpr std::int64_t kTaskBytes = 1 << 20;     // result of one task: enough to hide its scheduling
 constexpr std::int64_t kRecordsBytes = 8 << 20;  // elements held at once where tasks share them
 constexpr std::int64_t kStreamFrom = 16 << 20;   // results from this size on go past the cache
-constexpr std::int64_t kFewSamples = 8, kManySamples = 16;
-constexpr std::int64_t kSmallPoint = 256 << 10;
+constexpr std::int64_t kGroupSamples = 16;       // of one task
 constexpr std::int64_t kPanelsBytes = 64 << 10;  // keep the panels of all tensors up to here: they stay in the cache
 
 struct Free {
@@ -173,7 +172,7 @@ std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
         s.stage = take(kMaxLanes * kStageWidth * size);
         w->scratch.push_back(s);
         w->records.push_back(
-            take(std::max(plan_.record_bytes, std::min(kManySamples * plan_.record_bytes, kRecordsBytes))));
+            take(std::max(plan_.record_bytes, std::min(kGroupSamples * plan_.record_bytes, kRecordsBytes))));
     }
     return w;
 }
@@ -185,7 +184,7 @@ void OrbitPlan::run(const Run& run) const {
     auto w = workspace(run.threads);
 
     const std::int64_t most = std::max<std::int64_t>(1, kRecordsBytes / plan_.record_bytes);
-    const std::int64_t samples = std::min({run.count, most, point_bytes_ <= kSmallPoint ? kManySamples : kFewSamples});
+    const std::int64_t samples = std::min({run.count, most, kGroupSamples});
     const bool stream = point_bytes_ * run.count >= kStreamFrom;
 
     // Slices of a point: one, or as many as keep the result of a task near kTaskBytes.
@@ -210,11 +209,12 @@ void OrbitPlan::run(const Run& run) const {
         w->shared_samples = batch;
     }
 
-    // A small network's rows are interleaved once. Its tasks go sample by sample, so that memory takes the stores of
-    // one while the next one's element is drawn.
+    // The tasks of a small network go sample by sample, so that memory takes the stores of one while the next one's
+    // element is drawn; its rows are interleaved once for all of them, unless every sample has its own network.
     const bool stacked =
         std::any_of(run.source_strides.begin(), run.source_strides.end(), [](auto s) { return s != 0; });
-    const bool keep = alone && w->panels && !stacked && run.count >= kFewSamples;
+    const bool keep = alone && w->panels && !stacked && run.count >= kGroupSamples / 2;
+    const bool singly = keep || (alone && stacked);
     if (keep)
         for (const Block& block : blocks_)
             table.pack[type][block.dtype](block, run.sources[std::size_t(block.tensor)], w->panels);
@@ -255,7 +255,7 @@ void OrbitPlan::run(const Run& run) const {
             const std::int64_t last = first + group.count;
             char* records = alone ? w->records[std::size_t(worker)] : w->shared.get() + first * plan_.record_bytes;
             group.records = records;
-            if (keep) {
+            if (singly) {
                 group.count = 1;
                 for (std::int64_t k = first; k < last; ++k) {
                     prepare(begin + k, records, scratch);

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 // One ISA unit: compiled once per instruction set, with NNSYM_ISA naming it. Exports one table and nothing else;
 // cmake/check_symbols.cmake holds that.
+// clang-format off: in the order in which they build on each other
 #include "../core/kernels.h"
 #include "../simd/math.h"
+#include "../simd/storage.h"
 #include "orbit_prepare.inl"
-// clang-format keeps this order: the action uses the vectors only.
+#include "orbit_rows.inl"
+#include "orbit_panel.inl"
 #include "orbit_apply.inl"
+// clang-format on
 
 #define NNSYM_JOIN(a, b) a##b
 #define NNSYM_TABLE(isa) NNSYM_JOIN(kernels_, isa)

@@ -71,20 +71,8 @@ void rank_by_counting(const std::int32_t* keys, std::int32_t n, std::int32_t* po
         for (std::int32_t j = 0; j < i; ++j) pos[i] += keys[j] == keys[i];
 }
 
-// Stable argsort of uniform keys: one bucket per element by the leading bits, then insertion, which moves little.
-void rank_by_buckets(const std::int32_t* keys, std::int32_t n, std::int32_t* pos, std::int32_t* work) {
-    const int shift = __builtin_clz(unsigned(n - 1));  // 2^(32 - shift) >= n buckets
-    const std::int32_t buckets = std::int32_t(1) << (32 - shift);
-    std::int32_t *start = work, *order = work + buckets + 1;
-    auto bucket = [&](std::int32_t i) { return (std::uint32_t(keys[i]) ^ 0x80000000u) >> shift; };
-    for (std::int32_t b = 0; b <= buckets; ++b) start[b] = 0;
-    for (std::int32_t i = 0; i < n; ++i) ++start[bucket(i) + 1];
-    for (std::int32_t b = 0; b < buckets; ++b) start[b + 1] += start[b];
-    for (std::int32_t i = 0; i < n; ++i) {
-        std::int32_t at = start[bucket(i)]++;
-        order[at] = i;
-    }
-    // start[b] is now the end of bucket b; the first element of a bucket cannot pass its beginning.
+// Puts right what a sort by leading bits left: neighbours whose full keys are out of order. Uniform keys leave little.
+void finish_by_insertion(const std::int32_t* keys, std::int32_t n, std::int32_t* order, std::int32_t* pos) {
     for (std::int32_t r = 1; r < n; ++r) {
         const std::int32_t i = order[r], key = keys[i];
         std::int32_t at = r;
@@ -97,11 +85,43 @@ void rank_by_buckets(const std::int32_t* keys, std::int32_t n, std::int32_t* pos
     for (std::int32_t r = 0; r < n; ++r) pos[order[r]] = r;
 }
 
-constexpr std::int32_t kCountingLimit = 160;  // the faster of the two; benchmarks/test_orbit.py, elements alone
+// Stable argsort of up to 2^16 keys: radix sort of (leading half of the key, index), a byte at a time.
+void rank_by_radix(const std::int32_t* keys, std::int32_t n, std::int32_t* pos, std::int32_t* work) {
+    std::uint32_t *a = reinterpret_cast<std::uint32_t*>(work), *b = a + n;
+    std::int32_t low[257] = {}, high[257] = {};
+    for (std::int32_t i = 0; i < n; ++i) {
+        const std::uint32_t key = std::uint32_t(keys[i]) ^ 0x80000000u;
+        a[i] = (key & 0xffff0000u) | std::uint32_t(i);
+        ++low[(key >> 16 & 0xff) + 1];
+        ++high[(key >> 24) + 1];
+    }
+    for (int d = 0; d < 256; ++d) low[d + 1] += low[d], high[d + 1] += high[d];
+    for (std::int32_t i = 0; i < n; ++i) b[low[a[i] >> 16 & 0xff]++] = a[i];
+    std::int32_t* order = work;
+    for (std::int32_t i = 0; i < n; ++i) order[high[b[i] >> 24]++] = std::int32_t(b[i] & 0xffff);
+    finish_by_insertion(keys, n, order, pos);
+}
+
+// Stable argsort of more: one bucket per element by the leading bits.
+void rank_by_buckets(const std::int32_t* keys, std::int32_t n, std::int32_t* pos, std::int32_t* work) {
+    const int shift = __builtin_clz(unsigned(n - 1));  // 2^(32 - shift) >= n buckets
+    const std::int32_t buckets = std::int32_t(1) << (32 - shift);
+    std::int32_t *start = work, *order = work + buckets + 1;
+    auto bucket = [&](std::int32_t i) { return (std::uint32_t(keys[i]) ^ 0x80000000u) >> shift; };
+    for (std::int32_t b = 0; b <= buckets; ++b) start[b] = 0;
+    for (std::int32_t i = 0; i < n; ++i) ++start[bucket(i) + 1];
+    for (std::int32_t b = 0; b < buckets; ++b) start[b + 1] += start[b];
+    for (std::int32_t i = 0; i < n; ++i) order[start[bucket(i)]++] = i;
+    finish_by_insertion(keys, n, order, pos);
+}
+
+constexpr std::int32_t kCountingLimit = 160;  // the faster of the two; benchmarks/test_orbit.py, elements
 
 NNSYM_INLINE void ranks(const std::int32_t* keys, std::int32_t n, std::int32_t* pos, std::int32_t* work) {
     if (n <= kCountingLimit)
         rank_by_counting(keys, n, pos);
+    else if (n <= 1 << 16)
+        rank_by_radix(keys, n, pos, work);
     else
         rank_by_buckets(keys, n, pos, work);
 }

@@ -109,6 +109,22 @@ NNSYM_INLINE Vec<double>::F gather(const double* base, Vec<double>::I32 i) {
 #endif
 }
 
+// Lane l is element i[l] of the two vectors a, b one after the other: where the ISA has an instruction for it.
+#if defined(__AVX512F__)
+constexpr bool kPermutes = true;
+NNSYM_INLINE Vec<float>::F permute(Vec<float>::F a, Vec<float>::F b, Vec<float>::I32 i) {
+    return reinterpret_cast<Vec<float>::F>(
+        _mm512_permutex2var_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512i>(i), reinterpret_cast<__m512>(b)));
+}
+NNSYM_INLINE Vec<double>::F permute(Vec<double>::F a, Vec<double>::F b, Vec<double>::I32 i) {
+    return reinterpret_cast<Vec<double>::F>(_mm512_permutex2var_pd(reinterpret_cast<__m512d>(a),
+                                                                   _mm512_cvtepi32_epi64(reinterpret_cast<__m256i>(i)),
+                                                                   reinterpret_cast<__m512d>(b)));
+}
+#else
+constexpr bool kPermutes = false;
+#endif
+
 NNSYM_INLINE Vec<float>::F square_root(Vec<float>::F x) {
 #if defined(__AVX512F__)
     return reinterpret_cast<Vec<float>::F>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
@@ -227,6 +243,16 @@ template <class T>
 NNSYM_INLINE typename Vec<T>::F load_halves(const T* low, const T* high) {
     typedef typename Vec<T>::Half H;
     return join(load<H>(low), load<H>(high), typename Iota<kLanes<T>>::type());
+}
+template <class T>
+NNSYM_INLINE typename Vec<T>::F splat_halves(T low, T high) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return reinterpret_cast<typename Vec<T>::F>(
+            _mm512_mask_broadcastss_ps(_mm512_set1_ps(low), 0xff00, _mm_set_ss(high)));
+#endif
+    typedef typename Vec<T>::Half H;
+    return join(splat<H>(low), splat<H>(high), typename Iota<kLanes<T>>::type());
 }
 template <class T>
 NNSYM_INLINE void store_halves(T* low, T* high, typename Vec<T>::F v) {
