@@ -44,7 +44,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+	$(BIN)/pytest benchmarks --benchmark-columns=min,median,rounds $(PYTEST_ARGS)
 
 train: $(VENV)/dev.stamp
 	$(BIN)/python examples/train_digits.py

@@ -86,7 +86,7 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
     for key, value in (checkpoint.model.notes if checkpoint.model else {}).items():
         console.print(f"{key}: {value}", soft_wrap=True)
 
-    sites = Table(title="Sites: hidden spaces whose basis can be changed", title_justify="left")
+    sites = Table(title="Sites (hidden spaces)", title_justify="left")
     for heading in ("site", "units", "group", "dimension", "log10 of the discrete order"):
         sites.add_column(heading, justify="left" if heading in ("site", "group") else "right")
     for name, group in symmetry.sites.items():
@@ -98,7 +98,7 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
     sites.add_row("all", "", "", f"{symmetry.dimension:,}", f"{symmetry.log_order / math.log(10):.1f}")
     console.print(sites)
 
-    tensors = Table(title="Tensors: s transforms with site s, s* with its dual, - with nothing", title_justify="left")
+    tensors = Table(title="Tensors (* dual leg, - no leg)", title_justify="left")
     for heading in ("tensor", "shape", "dtype", "legs"):
         tensors.add_column(heading)
     for name, array in checkpoint.params.items():
@@ -148,7 +148,7 @@ def sample(
         f"{out}: {result.samples:,} points of {checkpoint.name}"
         + (f" ({resumed:,} more were there before)" if resumed else "")
         + f", {result.nbytes / 1e9:.3g} GB in {result.seconds:.2f} s"
-        + f" ({result.samples / result.seconds:,.0f} samples/s, {result.nbytes / result.seconds / 1e9:.2f} GB/s)"
+        + f" ({_rate(result.samples, result.nbytes, result.seconds)})"
     )
 
 
@@ -273,6 +273,12 @@ def _set_threads(threads: int | None) -> None:
         nnsym_fast.set_num_threads(threads)
 
 
+def _rate(samples: int, nbytes: int, seconds: float) -> str:
+    written = nbytes / seconds / 1e9
+    # Without points next to nothing is written, and "0.00 GB/s" would look like a fault.
+    return f"{samples / seconds:,.0f} samples/s" + (f", {written:.2f} GB/s" if written >= 0.005 else "")
+
+
 class _Rate(ProgressColumn):
     """Samples and bytes per second since the first block of this run."""
 
@@ -281,14 +287,15 @@ class _Rate(ProgressColumn):
         fresh = task.completed - task.fields["found"]
         if elapsed <= 0 or fresh <= 0:
             return Text("")
-        return Text(f"{fresh / elapsed:,.0f} samples/s  {task.fields['nbytes'] / elapsed / 1e9:.2f} GB/s")
+        return Text(_rate(fresh, task.fields["nbytes"], elapsed))
 
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; the function that it yields is told of every block: samples, bytes."""
+    """A progress bar on a terminal; the function that it yields is told of every block: samples, bytes."""
+    console = Console(stderr=True)
     columns: list[Any] = [TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, found=0, nbytes=0)
 
         def advance(samples: int, nbytes: int) -> None:

@@ -6,6 +6,7 @@ Inside, activations have the axes (network, batch, channel, ...); the first has 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -161,7 +162,9 @@ def _prelu(value: Array, layer: Layer, tensors: Tensors) -> Array:
 
 def _maxpool(value: Array, layer: Layer, tensors: Tensors) -> Array:
     windows = _windows(value, layer, fill=-math.inf)
-    return np.asarray(windows.max(axis=tuple(range(-len(layer["kernel"]), 0))))
+    # Position by position: a maximum over strided windows is several times slower.
+    positions = np.ndindex(*layer["kernel"])
+    return np.asarray(functools.reduce(np.maximum, (windows[(..., *position)] for position in positions)))
 
 
 def _avgpool(value: Array, layer: Layer, tensors: Tensors) -> Array:

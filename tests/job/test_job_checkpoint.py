@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, Params, mlp_params, write_mlp
+from job_helpers import Outcome, Params, mlp_params, write_mlp
 from safetensors.numpy import save_file
 
 from nnsym_fast import specs
@@ -270,7 +270,7 @@ def test_networks_that_are_no_plain_mlp(tmp_path: Path, params: Params, expected
 
 
 def test_an_unknown_activation_names_the_known_ones(tiny: Path) -> None:
-    with pytest.raises(JobError, match="--activation wobble: .*relu.*tanh"):
+    with pytest.raises(JobError, match=r"--activation wobble: .*relu.*tanh"):
         load(tiny, activation="wobble")
 
 
@@ -287,6 +287,17 @@ def test_an_unknown_suffix(tmp_path: Path) -> None:
     (tmp_path / "net.h5").write_bytes(b"x")
     with pytest.raises(JobError, match=r"unknown kind of checkpoint; expected one of \.safetensors, \.npz, \.pt"):
         load(tmp_path / "net.h5", activation="relu")
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [(("float64", "float16"), "float16 storage beside float64"), (("int32", "float32"), "int32")],
+)
+def test_dtypes_that_the_kernels_do_not_take(tmp_path: Path, dtypes: tuple[str, str], expected: str) -> None:
+    params = {name: array.astype(dtypes[name[0] != "0"]) for name, array in mlp_params(WIDTHS).items()}
+    np.savez(tmp_path / "net.npz", **params)
+    with pytest.raises(JobError, match=expected):
+        load(tmp_path / "net.npz", activation="relu").orbit(0)
 
 
 # --- the model and the probes

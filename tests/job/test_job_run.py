@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Running a job: it can be stopped at any moment, resumes to the same bytes, damages nothing, and needs little memory."""
+"""Running a job: stopped at any moment it resumes to the same bytes, it damages nothing and needs little memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Outcome, finish, spawn, tree, write_mlp
+from job_helpers import ROOT, Outcome, finish, spawn, tree, write_mlp
 
 import nnsym_fast as nf
 from nnsym_fast.job.checkpoint import load
@@ -68,10 +68,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path: Path, whole: Path, nu
     resumed = finish(spawn("sample", *JOB, "--out", out))
     assert resumed.code == 0
     assert "more were there before" in resumed.out
-    ours, theirs = tree(out), tree(whole)
-    leftovers = {name for name in ours if name.endswith(".part")}
-    assert number == signal.SIGKILL or not leftovers
-    assert {name: data for name, data in ours.items() if name not in leftovers} == theirs
+    assert tree(out) == tree(whole)
 
 
 def test_an_impatient_user_presses_ctrl_c_twice(tmp_path: Path) -> None:
@@ -250,7 +247,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, tiny: Path, cli: Callabl
     (tmp_path / "file").write_text("in the way")
     outcome = cli("sample", tiny, "--samples", 3, "--out", tmp_path / "file" / "x.zarr")
     assert outcome.code == 1
-    assert "cannot be created (Not a directory)" in outcome.error_line
+    assert f"{tmp_path}/file/x.zarr: cannot be created (" in outcome.error_line
 
 
 # --- memory

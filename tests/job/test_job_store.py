@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from conftest import mlp_params, write_mlp
 from hypothesis import given
 from hypothesis import strategies as st
+from job_helpers import mlp_params, write_mlp
 from safetensors.numpy import save_file
 
 import nnsym_fast as nf
@@ -184,7 +185,7 @@ def test_default_blocks_fit_the_memory_target(tmp_path: Path) -> None:
         spans = [plan.span(block) for block in range(plan.blocks)]
         assert spans[0][0] == 0
         assert spans[-1][1] == 10**6
-        assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in pairwise(spans))
 
 
 # --- shards: the bytes that the codec "sharding_indexed" prescribes

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""The tables of a run, for the terminal and, as ``python benchmarks/table.py RESULTS.json``, in Markdown."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from record import Figure, PeerTime, Results, Row
+from targets import FRACTION, RATIO_FRESH, RATIO_REUSED, TARGETS
+
+__all__ = ["Table", "markdown", "tables", "text"]
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column is aligned to the left."""
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def figures(results: Results) -> list[Figure]:
+    """All single numbers: those measured as such, and those that follow from races."""
+    result = []
+    for row in results.rows:
+        if row.limit_seconds is not None:
+            result.append(Figure(row.benchmark, FRACTION, row.limit_seconds / row.seconds))
+        if row.peers:
+            result.append(Figure(row.benchmark, RATIO_REUSED, _fastest(row.peers) / row.seconds))
+        fresh = [peer for peer in row.peers if not peer.reuses]
+        if fresh and row.fresh is not None:
+            result.append(Figure(row.benchmark, RATIO_FRESH, _fastest(fresh) / row.fresh))
+    return result + results.figures
+
+
+def tables(results: Results) -> list[Table]:
+    """Speed, targets and peers of a run; a table without rows is left out."""
+    kinds = list(dict.fromkeys(peer.kind for row in results.rows for peer in row.peers))
+    speed = Table(
+        "speed",
+        "Speed: time, bytes of the result per second (a copy: read + written), fraction of the machine's limit for as "
+        "many bytes in the same rounds, and how many times longer the peers take",
+        ("benchmark", "result in", "ms", "GB/s", "limit GB/s", "of limit", *kinds, "best peer"),
+        tuple(line for row in results.rows for line in _speed_lines(row, kinds)),
+    )
+    aims = Table(
+        "targets",
+        "Figures and targets",
+        ("benchmark", "quantity", "value", "target", ""),
+        tuple(_target_line(figure) for figure in figures(results)),
+    )
+    peers = Table(
+        "peers",
+        "Peers: the formulations that raced",
+        ("benchmark", "peer", "formulation", "ms", "GB/s"),
+        tuple(
+            (row.benchmark, peer.kind, peer.formulation, _ms(peer.seconds), _rate(row.nbytes, peer.seconds))
+            for row in results.rows
+            for peer in sorted(row.peers, key=lambda peer: peer.seconds)
+        ),
+    )
+    return [table for table in (speed, aims, peers) if table.rows]
+
+
+def _fastest(peers: Sequence[PeerTime]) -> float:
+    return min(peer.seconds for peer in peers)
+
+
+def _speed_lines(row: Row, kinds: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """One line with reused buffers, against every peer; one with fresh results, against those that return such."""
+    fresh = replace(row, peers=tuple(peer for peer in row.peers if not peer.reuses))
+    sides = [("reused buffers" if row.fresh is not None else NONE, row.seconds, row)]
+    if row.fresh is not None:
+        sides.append(("fresh memory", row.fresh, fresh))
+    for result, seconds, side in sides:
+        limit = side.limit_seconds
+        times = [[peer for peer in side.peers if peer.kind == kind] for kind in kinds]
+        yield (
+            row.benchmark,
+            result,
+            _ms(seconds),
+            _rate(row.nbytes, seconds),
+            NONE if limit is None else f"{_rate(row.nbytes, limit)} ({row.limit})",
+            NONE if limit is None else f"{limit / seconds:.2f}",
+            *(f"{_fastest(group) / seconds:.1f}x" if group else NONE for group in times),
+            f"{_fastest(side.peers) / seconds:.1f}x" if side.peers else NONE,
+        )
+
+
+def _target_line(figure: Figure) -> tuple[str, ...]:
+    value = f"{figure.value:.3g} {figure.unit}".strip()
+    for target in TARGETS:
+        if (target.benchmark, target.quantity) == (figure.benchmark, figure.quantity):
+            verdict = "met" if target.met(figure.value) else "NOT MET"
+            return figure.benchmark, figure.quantity, value, f"{target} {figure.unit}".strip(), verdict
+    return figure.benchmark, figure.quantity, value, NONE, NONE
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}"
+
+
+def _rate(nbytes: int, seconds: float) -> str:
+    return f"{nbytes / seconds / 1e9:.3g}"
+
+
+def _machine(results: Results) -> str:
+    parts = [f"{name} {value}" for name, value in results.machine.items()]
+    absent = [f"no peer from {name}: not installed" for name in results.missing]
+    return "; ".join([*parts, *absent])
+
+
+def text(results: Results) -> str:
+    """For a terminal."""
+    return _render(results, _text_table)
+
+
+def markdown(results: Results) -> str:
+    """For a README."""
+    return _render(results, _markdown_table)
+
+
+def _render(results: Results, form: Callable[[Table], str], names: Sequence[str] = ()) -> str:
+    shown = [table for table in tables(results) if not names or table.name in names]
+    return "\n\n".join([f"Machine: {_machine(results)}.", *(form(table) for table in shown)])
+
+
+def _text_table(table: Table) -> str:
+    widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = (_align(cell, width, i == 0) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
+        return "  ".join([first, *rest]).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([f"{table.title}:", line(table.header), rule, *map(line, table.rows)])
+
+
+def _align(cell: str, width: int, left: bool) -> str:
+    return cell.ljust(width) if left else cell.rjust(width)
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.header, ("---", *("---:" for _ in table.header[1:])), *table.rows]
+    return "\n".join([f"{table.title}:", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="JSON file of a run")
+    parser.add_argument("--tables", nargs="+", default=[], choices=["speed", "targets", "peers"], help="default: all")
+    arguments = parser.parse_args()
+    print(_render(Results.load(arguments.results), _markdown_table, arguments.tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Timing in turns: every contestant once per round, so that a noisy machine is noisy for all of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from peers import Peer
+
+__all__ = ["contenders", "race"]
+
+Call = Callable[[], Any]
+
+ROUNDS = 15
+SLOW_ROUNDS = 2
+CLOSE = 1.5
+"""A formulation that takes longer in a trial than this multiple of the fastest one of its kind does not race."""
+
+REST = 0.005
+"""Seconds between contestants, in which the spinning threads of one library go to sleep before the next one starts."""
+
+
+def seconds(call: Call) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def race(
+    benchmark: Any, ours: Call, others: Mapping[str, Call], slow: Iterable[str] = (), rounds: int = ROUNDS
+) -> dict[str, float]:
+    """Best time of every contestant, in seconds; ours, by pytest-benchmark, under "ours".
+
+    Each turn is one call to warm up and one that counts. Those in ``slow`` take turns in a few rounds only.
+    """
+    best = dict.fromkeys(others, math.inf)
+    slow = frozenset(slow)
+    turn = 0
+
+    def before() -> None:
+        nonlocal turn
+        for name, call in others.items():
+            if name in slow and turn >= SLOW_ROUNDS:
+                continue
+            time.sleep(REST)
+            if name not in slow:
+                call()
+            best[name] = min(best[name], seconds(call))
+        turn += 1
+        time.sleep(REST)
+        ours()
+
+    benchmark.pedantic(ours, setup=before, rounds=rounds)
+    return {**best, "ours": benchmark.stats.stats.min}
+
+
+def contenders(peers: Iterable[Peer], check: Callable[[Any], None], *, timed: bool = True) -> list[Peer]:
+    """The peers that may be the fastest of their kind, with and without reused buffers, their results checked.
+
+    ``check`` asserts that a result is right. With ``timed=False`` that is all, and nothing is returned.
+    """
+    trials: dict[tuple[str, bool], list[tuple[float, Peer]]] = {}
+    for peer in peers:
+        check(peer.call())
+        if not timed:
+            continue
+        if not peer.slow:
+            check(peer.call())  # the first call compiled, or made the buffers that this one reuses
+        took = min(seconds(peer.call) for _ in range(1 if peer.slow else 3))
+        trials.setdefault((peer.kind, peer.reuses), []).append((took, peer))
+    return [
+        peer for group in trials.values() for took, peer in group if took <= CLOSE * min(other for other, _ in group)
+    ]

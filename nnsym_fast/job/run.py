@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Run a job: each worker takes the next block that the store lacks, computes it, measures it and writes it."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnsym_fast._native import get_num_threads, set_num_threads
+from nnsym_fast.job.checkpoint import Array, Checkpoint
+from nnsym_fast.job.errors import Interrupted, JobError
+from nnsym_fast.job.observables import Observable, build
+from nnsym_fast.job.plan import Plan
+from nnsym_fast.job.store import Store, prepare
+from nnsym_fast.orbit import Orbit
+
+__all__ = ["MAX_WORKERS", "Result", "check_space", "run"]
+
+MAX_WORKERS = 16
+"""Blocks that are in work at a time, each with the memory of a block; no more than the threads of the kernels."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run did.
+
+    Args:
+        store: the finished store.
+        samples: points computed by this run; the rest was there before.
+        nbytes: bytes written by this run.
+        seconds: time from the first block to the last.
+    """
+
+    store: Store
+    samples: int
+    nbytes: int
+    seconds: float
+
+
+def run(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    out: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Compute every block of a job that its store does not hold yet.
+
+    Memory is that of the network, and per worker a block and the observables' temporaries, whatever the number of
+    samples.
+
+    Args:
+        checkpoint: the network of the plan.
+        plan: the job, see :func:`nnsym_fast.job.plan.make_plan`.
+        out: directory of the store; an existing store of the same job is completed, with its own cut into blocks.
+        progress: called with the samples and the bytes of every block that is complete, those found on disk first.
+
+    Raises:
+        Interrupted: Ctrl-C; the store holds every block that was complete.
+        JobError: the store belongs to another job, or cannot be written.
+    """
+    path = Path(out)
+    orbit = checkpoint.orbit(plan.seed)
+    observables = build(checkpoint, plan.observables)
+    if not path.exists():
+        numbers = sum(len(observable.columns) for observable in observables.values())
+        check_space(path, plan.samples * (8 * numbers + plan.points * plan.sample_bytes))
+    store = prepare(path, plan, checkpoint, observables)
+    with store.lock():
+        pending = store.pending()
+        check_space(path, sum(map(store.block_bytes, pending)))
+        plan = store.plan
+        if progress is not None:
+            todo = set(pending)
+            progress(sum(_length(plan, block) for block in range(plan.blocks) if block not in todo), 0)
+        begin = time.perf_counter()
+        _stream(store, orbit, observables, pending, progress)
+        seconds = time.perf_counter() - begin
+    samples = sum(_length(plan, block) for block in pending)
+    return Result(store, samples, sum(map(store.block_bytes, pending)), seconds)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Refuse a job that cannot fit, before hours are spent on it.
+
+    Args:
+        path: the store, which may not exist yet.
+        needed: bytes that are still to be written.
+
+    Raises:
+        JobError: the file system has less free space than that.
+    """
+    place = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise JobError(
+            f"{path}: the disk is too full: {needed / 1e9:.3g} GB are still to be written, {free / 1e9:.3g} GB are "
+            "free; make room, or choose fewer --samples or --no-points"
+        )
+
+
+def _stream(
+    store: Store,
+    orbit: Orbit,
+    observables: Mapping[str, Observable],
+    pending: list[int],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    plan = store.plan
+    blocks = iter(pending)
+    lock = threading.Lock()
+    stop = threading.Event()
+
+    def work() -> None:
+        buffers: Mapping[str, Array] | None = None
+        try:
+            while not stop.is_set():
+                with lock:
+                    block = next(blocks, None)
+                if block is None:
+                    return
+                points = orbit.points(*plan.span(block), out=buffers)
+                # Blocks come in ascending order, so a worker's first result is as long as any.
+                buffers = buffers or points
+                store.write_block(block, points, {name: measure(points) for name, measure in observables.items()})
+                if progress is not None:
+                    with lock:
+                        progress(_length(plan, block), store.block_bytes(block))
+        finally:
+            stop.set()  # after an error the others finish their blocks and take no more
+
+    workers = min(MAX_WORKERS, get_num_threads(), max(1, len(pending)))
+    try:
+        # Leaving the pool waits for the blocks that are being written, so Ctrl-C keeps those too.
+        with _one_thread_each(), ThreadPoolExecutor(workers, thread_name_prefix="nnsym-fast") as pool:
+            running = [pool.submit(work) for _ in range(workers)]
+            try:
+                for worker in running:
+                    worker.result()
+            finally:
+                stop.set()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {store.path}: {_safe(store)}; the same command resumes") from None
+    except OSError as error:
+        raise JobError(
+            f"{store.path}: cannot be written ({error.strerror or error}); {_safe(store)}, and the same command "
+            "resumes once there is room"
+        ) from None
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Every worker computes on its own core: a team of threads that waits for its next kernel, or a BLAS that wants
+    every core for each small network, would take the cores from the other workers."""
+    before = get_num_threads()
+    set_num_threads(None)
+    usual = get_num_threads()
+    set_num_threads(1)
+    try:
+        with _single_threaded_blas():
+            yield
+    finally:
+        set_num_threads(None if before == usual else before)
+
+
+def _single_threaded_blas() -> AbstractContextManager[Any]:
+    try:
+        threadpoolctl: Any = importlib.import_module("threadpoolctl")
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpoolctl.threadpool_limits(1, user_api="blas")
+    return limits
+
+
+def _safe(store: Store) -> str:
+    return f"{store.plan.blocks - len(store.pending())} of {store.plan.blocks} blocks are safe"
+
+
+def _length(plan: Plan, block: int) -> int:
+    start, stop = plan.span(block)
+    return stop - start

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Small networks as files, the command line in a process of its own, and directories as bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from nnsym_fast import specs
+
+Params = dict[str, npt.NDArray[Any]]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The error, after checking that it is one line and no traceback."""
+        lines = [line for line in self.err.splitlines() if line.startswith("nnsym-fast: ")]
+        assert "Traceback" not in self.err + self.out
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+def mlp_params(widths: list[int], seed: int = 0, dtype: Any = np.float32) -> Params:
+    """He-initialised parameters with the names of nn.Sequential."""
+    random = np.random.default_rng(seed)
+    params: Params = {}
+    for number, (inputs, outputs) in enumerate(pairwise(widths)):
+        params[f"{2 * number}.weight"] = (random.standard_normal((outputs, inputs)) * (2 / inputs) ** 0.5).astype(dtype)
+        params[f"{2 * number}.bias"] = (0.1 * random.standard_normal(outputs)).astype(dtype)
+    return params
+
+
+def write_mlp(path: Path, widths: list[int], activation: str = "relu", seed: int = 0, dtype: Any = np.float32) -> Path:
+    """An MLP as a safetensors file with its spec and layers in the metadata."""
+    metadata = {
+        "nnsym_fast.spec": specs.mlp(widths, activation).to_json(),
+        "nnsym_fast.model": json.dumps({"layers": specs.mlp_layers(widths, activation), "input_shape": [widths[0]]}),
+    }
+    save_file(mlp_params(widths, seed, dtype), path, metadata)
+    return path
+
+
+def spawn(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """The command line in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "nnsym_fast.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Outcome:
+    out, err = process.communicate(timeout=300)
+    return Outcome(process.returncode, out, err)
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Every file of a directory with its bytes."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
