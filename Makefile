@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*/* cmake/*)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CXX_FILES := $(wildcard csrc/*/*.h csrc/*/*.inl csrc/*/*.cpp)
-PY_DIRS := nnsym_fast tests benchmarks examples
+PY_DIRS := nnsym_fast tests benchmarks examples tools
 
 .PHONY: demo test bench lint format sanitize neon train clean
 
@@ -71,7 +71,7 @@ sanitize: $(VENV)/dev.stamp
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  NNSYM_SITE=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
-	  $(BIN)/python -S tests/sanitized.py
+	  $(BIN)/python -S tools/sanitized.py
 
 # The baseline unit compiles for 64-bit Arm (NEON): needs a cross compiler.
 neon:

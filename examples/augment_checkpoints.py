@@ -48,7 +48,8 @@ def main() -> None:
             seconds += time.perf_counter() - before
             seen += batch
             largest = max(largest, change_of_function(networks, moved, x))
-    print(f"{seen} networks augmented, {seconds / seen * 1e6:.2f} us each; their functions changed by {largest:.1e} at most")
+    each = seconds / seen * 1e6
+    print(f"{seen} networks augmented, {each:.2f} us each; their functions changed by {largest:.1e} at most")
 
 
 def change_of_function(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], x: torch.Tensor) -> float:
