@@ -163,8 +163,8 @@ def _prelu(value: Array, layer: Layer, tensors: Tensors) -> Array:
 def _maxpool(value: Array, layer: Layer, tensors: Tensors) -> Array:
     windows = _windows(value, layer, fill=-math.inf)
     # Position by position: a maximum over strided windows is several times slower.
-    positions = np.ndindex(*layer["kernel"])
-    return np.asarray(functools.reduce(np.maximum, (windows[(..., *position)] for position in positions)))
+    positions = ((..., *position) for position in np.ndindex(*layer["kernel"]))
+    return np.asarray(functools.reduce(np.maximum, (windows[position] for position in positions)))
 
 
 def _avgpool(value: Array, layer: Layer, tensors: Tensors) -> Array:
