@@ -8,7 +8,9 @@ or an address. Kernels read C-contiguous memory of the four storage types; every
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 
 from nnsym_fast._native import cpu
 
-__all__ = ["DTYPE_CODE", "DTYPE_SIZE", "Framework", "NumpyFramework", "framework_of"]
+__all__ = ["DTYPE_CODE", "DTYPE_SIZE", "Framework", "NumpyFramework", "check_disjoint", "framework_of"]
 
 DTYPE_CODE = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 """Storage types, numbered as in csrc/core/orbit.h."""
@@ -25,7 +27,7 @@ DTYPE_SIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 """Bytes of one number."""
 
 LARGE = 1 << 16
-"""Results of so many bytes get aligned memory, in huge pages where they fit: fresh small pages cost more than a kernel."""
+"""Results of so many bytes get aligned memory, huge pages where they fit: small fresh pages cost more than a kernel."""
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -71,6 +73,9 @@ class Framework(Protocol):
     def check_out(self, name: str, out: Any, like: Any) -> None:
         """TypeError or ValueError unless kernels can write into ``out``, whose dtype must be that of ``like``."""
 
+    def span(self, value: Any) -> tuple[int, int]:
+        """Addresses of the first byte of a contiguous array and of the one after its last."""
+
 
 class NumpyFramework:
     """NumPy arrays, and whatever converts to them."""
@@ -83,7 +88,7 @@ class NumpyFramework:
             raise TypeError(f"tensor {name!r}: expected a numeric array, got dtype {array.dtype}")
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
-        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        return array if array.flags.c_contiguous and array.flags.aligned else array.copy(order="C")
 
     def dtype_name(self, value: Any) -> str:
         return str(value.dtype.name)
@@ -108,8 +113,28 @@ class NumpyFramework:
             raise TypeError(f"out[{name!r}]: expected a NumPy array, got {type(out).__name__}")
         if out.dtype != like.dtype:
             raise TypeError(f"out[{name!r}]: expected dtype {like.dtype}, got {out.dtype}")
-        if not (out.flags.c_contiguous and out.flags.writeable):
-            raise ValueError(f"out[{name!r}]: expected a writeable C-contiguous array; pass the dict of an earlier call")
+        if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+            raise ValueError(
+                f"out[{name!r}]: expected a writeable, aligned, C-contiguous array; pass the dict of an earlier call"
+            )
+
+    def span(self, value: Any) -> tuple[int, int]:
+        begin = value.__array_interface__["data"][0]
+        return begin, begin + value.nbytes
+
+
+def check_disjoint(framework: Framework, outs: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
+    """ValueError if a result would overwrite what is still to be read, or another result."""
+    spans = sorted((*framework.span(value), name) for name, value in outs.items())
+    for (_, end, name), (begin, _, other) in pairwise(spans):
+        if begin < end:
+            raise ValueError(f"out[{other!r}]: overlaps out[{name!r}]; pass the dict of an earlier call")
+    begins = [begin for begin, _, _ in spans]
+    for source, value in sources.items():
+        first, last = framework.span(value)
+        at = bisect_left(begins, last) - 1
+        if at >= 0 and first < last and spans[at][1] > first:
+            raise ValueError(f"out[{spans[at][2]!r}]: overlaps tensor {source!r} of params; pass other buffers")
 
 
 _NUMPY = NumpyFramework()

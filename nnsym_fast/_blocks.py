@@ -49,7 +49,8 @@ def blocks_of(
         sites: site name -> (index, group).
 
     Returns:
-        Tuples (tensor, dtype, [(size, source stride, result stride, use), ...], width, use, source offset, result offset).
+        Tuples (tensor, dtype, [(size, source stride, result stride, use), ...], width, use, source offset, result
+        offset).
     """
     if 0 in shape:
         return []

@@ -7,7 +7,7 @@ import operator
 import os
 import sys
 
-from nnsym_fast import _cpu as cpu
+import nnsym_fast._cpu as cpu
 
 __all__ = ["cpu", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
@@ -46,7 +46,10 @@ def set_num_threads(n: int | None) -> None:
     if n is None:
         cpu.set_thread_count(0)
         return
-    count = operator.index(n)
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected an integer or None, got {n!r} of type {type(n).__name__}") from None
     if not 1 <= count <= 4096:
         raise ValueError(f"n: expected 1 to 4096 threads, or None for OpenMP's default, got {count}")
     cpu.set_thread_count(count)

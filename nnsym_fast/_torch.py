@@ -25,14 +25,15 @@ class TorchFramework:
     def prepare(self, name: str, value: Any) -> torch.Tensor:
         if value.device.type != "cpu":
             raise ValueError(
-                f"tensor {name!r}: expected a tensor on the CPU, got device {value.device}; this version has no kernels "
-                "for it (nnsym_fast.show_config() says more), move it with .cpu()"
+                f"tensor {name!r}: expected a tensor on the CPU, got device {value.device}; this version has no "
+                "kernels for it (nnsym_fast.show_config() says more), move it with .cpu()"
             )
         if value.layout is not torch.strided or value.is_quantized:
             raise TypeError(f"tensor {name!r}: expected a dense tensor, got layout {value.layout}; use .to_dense()")
         tensor: torch.Tensor = value.detach()
         # Conjugate and negative views keep their flag in the metadata, which a kernel cannot see.
-        return tensor.resolve_neg().resolve_conj().contiguous()
+        tensor = tensor.resolve_neg().resolve_conj().contiguous()
+        return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
 
     def dtype_name(self, value: Any) -> str:
         return str(value.dtype).removeprefix("torch.")
@@ -60,10 +61,14 @@ class TorchFramework:
             raise TypeError(f"out[{name!r}]: expected a torch tensor on the CPU, got {type(out).__name__}")
         if out.dtype != like.dtype:
             raise TypeError(f"out[{name!r}]: expected dtype {like.dtype}, got {out.dtype}")
-        if not out.is_contiguous() or out.requires_grad:
+        if not out.is_contiguous() or out.requires_grad or out.data_ptr() % out.element_size():
             raise ValueError(
-                f"out[{name!r}]: expected a contiguous tensor that needs no gradient; pass the dict of an earlier call"
+                f"out[{name!r}]: expected an aligned contiguous tensor that needs no gradient; "
+                "pass the dict of an earlier call"
             )
+
+    def span(self, value: Any) -> tuple[int, int]:
+        return value.data_ptr(), value.data_ptr() + value.nbytes
 
 
 FRAMEWORK = TorchFramework()
@@ -119,7 +124,7 @@ def _act(
     return list(orbit.apply(symmetry, _elements_of(symmetry, parts), params, stacked, FRAMEWORK).values())
 
 
-@_act.register_fake  # type: ignore[untyped-decorator]
+@_act.register_fake
 def _(
     tensors: Sequence[torch.Tensor],
     parts: Sequence[torch.Tensor],
@@ -159,7 +164,8 @@ def differentiable_act(
     """
     touched = _touched(spec)
     parts = [torch.from_numpy(part) for triple in elements for part in triple if part is not None]
-    moved = _act([params[name] for name in touched.legs], parts, touched.to_json(), count, stacked)
+    tensors = [params[name] for name in touched.legs]
+    moved = _act(tensors, parts, touched.to_json(), count, stacked) if tensors else []
     result = dict(zip(touched.legs, moved, strict=True))
     for name, value in params.items():
         if name not in result:
@@ -183,4 +189,10 @@ class OrbitDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return len(self.orbit)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: torch.as_tensor(value) for name, value in self.orbit[index].items()}
+        return {name: _as_tensor(value) for name, value in self.orbit[index].items()}
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) and value.dtype.name == "bfloat16":  # torch knows NumPy's own dtypes only
+        return torch.from_numpy(value.view("uint16")).view(torch.bfloat16)
+    return torch.as_tensor(value)

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from nnsym_fast.reference import orbit as reference
 if TYPE_CHECKING:
     from nnsym_fast.symmetry import SymmetrySpec
 
-__all__ = ["Elements", "SiteElements", "compose", "identity", "inverse", "sample"]
+__all__ = ["Elements", "SiteElements", "complete", "compose", "identity", "inverse", "sample"]
 
 Array = npt.NDArray[Any]
 
@@ -133,12 +133,17 @@ def inverse(a: AnyElements) -> AnyElements:
     return Elements({name: SiteElements(*reference.inverse_site(site)) for name, site in a.items()}, a.count)
 
 
+def check_integer(value: object, argument: str) -> int:
+    """An integer as int; TypeError that names the argument."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument}: expected an integer, got {value!r} of type {type(value).__name__}") from None
+
+
 def check_count(n: object, argument: str) -> int:
     """A count of elements as int; TypeError or ValueError that name the argument."""
-    try:
-        count = operator.index(n)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{argument}: expected an integer, got {n!r} of type {type(n).__name__}") from None
+    count = check_integer(n, argument)
     if count < 0:
         raise ValueError(f"{argument}: expected an integer >= 0, got {count}")
     return count
@@ -152,9 +157,20 @@ def check_seed(seed: object, argument: str = "seed") -> int:
     return value
 
 
+def check_start(start: object, n: int) -> int:
+    """The first of n sample indices, all below 2^64; TypeError or ValueError that name the argument."""
+    first = check_seed(start, "start")
+    if first + n > 1 << 64:
+        raise ValueError(f"start: expected start + n <= 2^64, got {first} + {n}")
+    return first
+
+
 def check_dtype(dtype: npt.DTypeLike) -> str:
     """Dtype of the scales: float32 or float64."""
-    name = np.dtype(dtype).name
+    try:
+        name = str(np.dtype(dtype).name)
+    except TypeError:
+        name = str(dtype)
     if name not in ("float32", "float64"):
         raise TypeError(f"dtype: expected 'float32' or 'float64', in which elements are drawn, got {name!r}")
     return name
@@ -194,13 +210,13 @@ def draw(groups: tuple[Group, ...], n: int, seed: int, start: int, step: int, dt
 def sample_site(group: Group, n: int, seed: int, start: int, dtype: npt.DTypeLike) -> SiteElements:
     """See ``Group.sample``."""
     count = check_count(n, "n")
-    return draw((group,), count, check_seed(seed), check_seed(start, "start"), 1, check_dtype(dtype))[0]
+    return draw((group,), count, check_seed(seed), check_start(start, count), 1, check_dtype(dtype))[0]
 
 
 def sample(spec: SymmetrySpec, n: int, seed: int, start: int, dtype: npt.DTypeLike) -> Elements:
     """See ``SymmetrySpec.sample``."""
     count = check_count(n, "n")
-    sites = draw(tuple(spec.sites.values()), count, check_seed(seed), check_seed(start, "start"), 1, check_dtype(dtype))
+    sites = draw(tuple(spec.sites.values()), count, check_seed(seed), check_start(start, count), 1, check_dtype(dtype))
     return Elements(dict(zip(spec.sites, sites, strict=True)), count)
 
 
@@ -212,3 +228,73 @@ def identity_site(group: Group, n: int, dtype: npt.DTypeLike) -> SiteElements:
 def identity(spec: SymmetrySpec, n: int, dtype: npt.DTypeLike) -> Elements:
     """See ``SymmetrySpec.identity``."""
     return Elements({name: identity_site(group, n, dtype) for name, group in spec.sites.items()}, check_count(n, "n"))
+
+
+Triple: TypeAlias = tuple[Any, Any, Any]
+"""perm, sign, scale of one site; None for a part that the group lacks."""
+
+
+def complete(
+    sites: Mapping[str, Group], elements: Mapping[str, Any], dtype: str, fallback: int = 1
+) -> tuple[list[Triple], int]:
+    """Elements that a caller brings, checked, completed with the identity's parts and converted for the kernel.
+
+    Args:
+        sites: site name -> group.
+        elements: site name -> triple ``(perm, sign, scale)`` or an object with these attributes.
+        dtype: dtype of the scales that the kernel takes.
+        fallback: count where no part says it.
+
+    Returns:
+        one triple per site, writeable and contiguous, and the count of elements.
+
+    Raises:
+        TypeError: not a mapping, or an entry is no element; a part of another kind of dtype.
+        ValueError: a site is missing; a part has another shape, or entries that no element has.
+    """
+    if not isinstance(elements, Mapping):
+        raise TypeError(f"elements: expected Elements, one entry per site, got {type(elements).__name__}")
+    missing = [name for name in sites if name not in elements]
+    if missing:
+        raise ValueError(f"elements: expected one entry per site of the spec, missing {missing}")
+    given = {name: _as_triple(name, elements[name]) for name in sites}
+    counts = (len(part) for triple in given.values() for part in triple if part is not None)
+    count = elements.count if isinstance(elements, Elements) else next(counts, fallback)
+    result = []
+    for name, group in sites.items():
+        held = (("perm", group.permutes, "int32"), ("sign", group.signed, "int8"), ("scale", group.scaled, dtype))
+        parts: list[Any] = []
+        for (part, present, kind), value in zip(held, given[name], strict=True):
+            where = f"elements[{name!r}].{part}"
+            if not present and value is not None:
+                raise ValueError(f"{where}: expected None, as {group} has no such part")
+            if present and value is None:
+                value = getattr(identity_site(group, count, dtype), part)
+            parts.append(_check_part(where, np.asarray(value), kind, (count, group.size)) if present else None)
+        result.append((parts[0], parts[1], parts[2]))
+    return result, count
+
+
+def _as_triple(name: str, site: Any) -> Triple:
+    if isinstance(site, tuple) and len(site) == 3:
+        return site
+    if not all(hasattr(site, part) for part in ("perm", "sign", "scale")):
+        raise TypeError(
+            f"elements[{name!r}]: expected SiteElements or a triple (perm, sign, scale), got {type(site).__name__}"
+        )
+    return site.perm, site.sign, site.scale
+
+
+def _check_part(where: str, array: Array, dtype: str, shape: tuple[int, int]) -> Array:
+    if array.shape != shape:
+        raise ValueError(f"{where}: expected shape {shape}, got {array.shape}")
+    if array.dtype.kind not in ("f" if dtype.startswith("float") else "iu"):
+        raise TypeError(f"{where}: expected dtype {dtype}, got {array.dtype}")
+    if array.size:
+        if dtype == "int32" and not (array.min() >= 0 and array.max() < shape[1]):
+            raise ValueError(f"{where}: expected entries 0 .. {shape[1] - 1}, got {array.min()} .. {array.max()}")
+        if dtype == "int8" and not (np.abs(array) == 1).all():
+            raise ValueError(f"{where}: expected entries 1 and -1")
+        if dtype.startswith("float") and not ((array > 0) & np.isfinite(array)).all():
+            raise ValueError(f"{where}: expected finite entries > 0")
+    return np.require(array, dtype, ("C", "A", "W"))

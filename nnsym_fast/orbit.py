@@ -6,15 +6,24 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, overload
 
 import numpy as np
 
-from nnsym_fast._arrays import DTYPE_CODE, DTYPE_SIZE, Framework, framework_of
+from nnsym_fast._arrays import DTYPE_CODE, DTYPE_SIZE, Framework, check_disjoint, framework_of
 from nnsym_fast._blocks import blocks_of
 from nnsym_fast._native import cpu
-from nnsym_fast.elements import Elements, check_count, check_seed, draw, identity_site, site_tuples
+from nnsym_fast.elements import (
+    Elements,
+    check_count,
+    check_integer,
+    check_seed,
+    check_start,
+    complete,
+    draw,
+    site_tuples,
+)
 from nnsym_fast.symmetry import SymmetrySpec
 
 __all__ = ["Orbit", "act", "augment"]
@@ -46,7 +55,13 @@ class _Program:
         blocks = []
         sizes = []
         for index, (name, shape, dtype) in enumerate(touched):
-            blocks += blocks_of(index, DTYPE_CODE[dtype], shape, spec.legs[name], sites)
+            boxes = blocks_of(index, DTYPE_CODE[dtype], shape, spec.legs[name], sites)
+            if any(len(outer) > cpu.MAX_OUTER for _, _, outer, *_ in boxes):
+                raise ValueError(
+                    f"tensor {name!r} of shape {shape}: its legs cut it into more than {cpu.MAX_OUTER + 1} loops; "
+                    "expected at most 9 axes with legs, neighbouring axes without legs being one"
+                )
+            blocks += boxes
             sizes.append(int(np.prod(shape, dtype=np.int64)) * DTYPE_SIZE[dtype])
         self.touched = frozenset(name for name, _, _ in touched)
         self.groups = tuple(spec.sites.values())
@@ -54,6 +69,11 @@ class _Program:
 
 
 _program = lru_cache(maxsize=128)(_Program)
+
+
+def _check_spec(spec: object) -> None:
+    if not isinstance(spec, SymmetrySpec):
+        raise TypeError(f"spec: expected a SymmetrySpec, got {type(spec).__name__}; see the order of the arguments")
 
 
 def _signature(framework: Framework, tensors: Mapping[str, Any], stacked: bool) -> Signature:
@@ -82,21 +102,27 @@ def _run(
     elements: list[tuple[Any, Any, Any]] | None = None,
 ) -> Tensors:
     """Points of prepared tensors: by given elements, or by elements first, first + step, ... of a seed."""
-    result = {}
-    sources, results = [], []
+    if out is not None and not isinstance(out, Mapping):
+        raise TypeError(f"out: expected the dict of an earlier call, got {type(out).__name__}")
+    result: Tensors = {}
+    written: Tensors = {}
     for name, value in tensors.items():
         shape = value.shape[1:] if stacked else value.shape
-        touched = name in program.touched
-        if share and not touched:
+        if share and name not in program.touched:
             result[name] = value if stacked else framework.repeat(value, count)
-            continue
-        target = framework.empty((count, *shape), value) if out is None else _out(framework, out, name, value, count, shape)
-        result[name] = target
-        if touched:
-            sources.append(framework.pointer(value))
+        elif out is None:
+            result[name] = written[name] = framework.empty((count, *shape), value)
+        else:
+            result[name] = written[name] = _out(framework, out, name, value, count, shape)
+    if out is not None:
+        check_disjoint(framework, written, tensors)
+    sources, results = [], []
+    for name, target in written.items():
+        if name in program.touched:
+            sources.append(framework.pointer(tensors[name]))
             results.append(framework.pointer(target))
         else:
-            framework.fill(target, value)
+            framework.fill(target, tensors[name])
     if count and sources:
         program.native.run(sources, results, stacked, seed, first, step, count, elements)
     return result
@@ -108,57 +134,9 @@ def _out(framework: Framework, out: Mapping[str, Any], name: str, like: Any, cou
     target = out[name]
     framework.check_out(name, target, like)
     if tuple(target.shape[1:]) != tuple(shape) or target.ndim != len(shape) + 1 or target.shape[0] < count:
-        raise ValueError(f"out[{name!r}]: expected shape ({count} or more, {str(tuple(shape))[1:]}, got {tuple(target.shape)}")
+        expected = f"({count} or more, {str(tuple(shape))[1:]}" if shape else f"({count} or more,)"
+        raise ValueError(f"out[{name!r}]: expected shape {expected}, got {tuple(target.shape)}")
     return target[:count]
-
-
-def _given(program: _Program, spec: SymmetrySpec, elements: Mapping[str, Any]) -> tuple[list[tuple[Any, Any, Any]], int]:
-    """Elements checked, completed and converted for the kernel, and their count (1 for a spec without sites)."""
-    if not isinstance(elements, Mapping):
-        raise TypeError(f"elements: expected Elements, one entry per site, got {type(elements).__name__}")
-    missing = [name for name in spec.sites if name not in elements]
-    if missing:
-        raise ValueError(f"elements: expected one entry per site of the spec, missing {missing}")
-    count = elements.count if isinstance(elements, Elements) else None
-    sites = {}
-    for name in spec.sites:
-        site = elements[name]
-        sites[name] = site if isinstance(site, tuple) else (site.perm, site.sign, site.scale)
-        count = next((len(part) for part in sites[name] if part is not None and count is None), count)
-    count = 1 if count is None else count
-    result = []
-    for name, group in spec.sites.items():
-        held = (("perm", group.permutes, "int32"), ("sign", group.signed, "int8"), ("scale", group.scaled, program.dtype))
-        neutral = identity_site(group, count, program.dtype)
-        parts: list[Any] = []
-        for (part, present, dtype), value in zip(held, sites[name], strict=True):
-            where = f"elements[{name!r}].{part}"
-            if not present:
-                if value is not None:
-                    raise ValueError(f"{where}: expected None, as {group} has no such part")
-                parts.append(None)
-            elif value is None:
-                parts.append(getattr(neutral, part))
-            else:
-                parts.append(_check_part(where, np.asarray(value), dtype, (count, group.size)))
-        result.append((parts[0], parts[1], parts[2]))
-    return result, count
-
-
-def _check_part(where: str, array: Any, dtype: str, shape: tuple[int, int]) -> Any:
-    if array.shape != shape:
-        raise ValueError(f"{where}: expected shape {shape}, got {array.shape}")
-    if array.dtype.kind not in ("f" if dtype.startswith("float") else "iu"):
-        raise TypeError(f"{where}: expected dtype {dtype}, got {array.dtype}")
-    if not array.size:
-        return np.ascontiguousarray(array, dtype=dtype)
-    if dtype == "int32" and not (array.min() >= 0 and array.max() < shape[1]):
-        raise ValueError(f"{where}: expected entries 0 .. {shape[1] - 1}, got {array.min()} .. {array.max()}")
-    if dtype == "int8" and not (np.abs(array) == 1).all():
-        raise ValueError(f"{where}: expected entries 1 and -1")
-    if dtype.startswith("float") and not ((array > 0) & np.isfinite(array)).all():
-        raise ValueError(f"{where}: expected finite entries > 0")
-    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def apply(
@@ -180,7 +158,7 @@ def _compile(
     tensors = _prepare(framework, params)
     networks = _leading_axis(tensors, None) if stacked else None
     program = _program(spec, _signature(framework, tensors, stacked))
-    given, count = _given(program, spec, elements)
+    given, count = complete(spec.sites, elements, program.dtype)
     if networks is not None:
         if not spec.sites:
             return tensors, program, given, networks
@@ -215,7 +193,8 @@ def act(
 
     Args:
         spec: the symmetry.
-        elements: ``spec.sample(n)`` and the like: site name -> ``perm`` int32, ``sign`` int8, ``scale``, shape ``(n, size)``.
+        elements: ``spec.sample(n)`` and the like: site name -> ``perm`` int32, ``sign`` int8, ``scale`` of shape
+            ``(n, size)``.
         params: tensor name -> array or torch tensor, float32, float64, bfloat16 or float16 where a leg acts. One
             network, or with ``stacked`` ``n`` of them along a leading axis.
         stacked: whether ``params`` carry that leading axis.
@@ -238,6 +217,7 @@ def act(
     >>> bool(np.allclose(points["2.weight"] @ points["0.weight"], 3.0))
     True
     """
+    _check_spec(spec)
     framework = framework_of(params)
     if framework.name == "torch":
         from nnsym_fast import _torch
@@ -276,10 +256,12 @@ def augment(
     >>> nf.augment(stack, spec, seed=0)["0.weight"].shape
     (7, 3, 2)
     """
-    seed, start = check_seed(seed), check_seed(start, "start")
+    _check_spec(spec)
+    seed = check_seed(seed)
     framework = framework_of(params)
     tensors = _prepare(framework, params)
     count = _leading_axis(tensors, None)
+    start = check_start(start, count)
     program = _program(spec, _signature(framework, tensors, True))
     if framework.name == "torch":
         from nnsym_fast import _torch
@@ -314,8 +296,7 @@ class Orbit(Sequence[Tensors]):
     def __init__(
         self, params: Mapping[str, Any], spec: SymmetrySpec, seed: int = 0, *, samples: int | None = None
     ) -> None:
-        if not isinstance(spec, SymmetrySpec):
-            raise TypeError(f"spec: expected a SymmetrySpec, got {type(spec).__name__}; the arguments are (params, spec)")
+        _check_spec(spec)
         self._framework = framework_of(params)
         self._tensors = _prepare(self._framework, params)
         self._program = _program(spec, _signature(self._framework, self._tensors, False))
@@ -333,9 +314,7 @@ class Orbit(Sequence[Tensors]):
         """The base point."""
         return dict(self._tensors)
 
-    def points(
-        self, start: int, stop: int, out: Mapping[str, Any] | None = None, *, share: bool = False
-    ) -> Tensors:
+    def points(self, start: int, stop: int, out: Mapping[str, Any] | None = None, *, share: bool = False) -> Tensors:
         """Points ``start .. stop - 1``, stacked.
 
         Args:
@@ -355,17 +334,25 @@ class Orbit(Sequence[Tensors]):
         return self._points(first, 1, last - first, out, share)
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
-        first, last = check_count(start, "start"), check_count(stop, "stop")
-        if not first <= last <= self._length:
+        first, last = check_integer(start, "start"), check_integer(stop, "stop")
+        if not 0 <= first <= last <= self._length:
             raise IndexError(f"points {first} to {last}: expected 0 <= start <= stop <= {self._length}")
         return first, last
 
     def _points(self, first: int, step: int, count: int, out: Mapping[str, Any] | None, share: bool) -> Tensors:
         return _run(
-            self._program, self._framework, self._tensors, count, out=out, share=share, seed=self.seed, first=first, step=step
+            self._program,
+            self._framework,
+            self._tensors,
+            count,
+            out=out,
+            share=share,
+            seed=self.seed,
+            first=first,
+            step=step,
         )
 
-    @overload
+    @overload  # type: ignore[override]  # a slice is one dict of stacked tensors
     def __getitem__(self, index: int) -> Tensors: ...
     @overload
     def __getitem__(self, index: slice) -> Tensors: ...
@@ -388,7 +375,7 @@ class Orbit(Sequence[Tensors]):
         if not -self._length <= position < self._length:
             raise IndexError(f"index: expected {-self._length} .. {self._length - 1}, got {position}")
         points = self._points(position % self._length, 1, 1, None, False)
-        return {name: value[0] for name, value in points.items()}
+        return {name: value[0, ...] for name, value in points.items()}
 
     def elements(self, start: int, stop: int) -> Elements:
         """The group elements of points ``start .. stop - 1``: ``act(spec, elements, params)`` gives the points."""
@@ -434,6 +421,9 @@ class Orbit(Sequence[Tensors]):
         from nnsym_fast import _torch
 
         return _torch.OrbitDataset(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Orbit, samples=self._length), (self._tensors, self.spec, self.seed)
 
     def __repr__(self) -> str:
         return f"Orbit({self.spec!r}, seed={self.seed}, {self._length} points)"

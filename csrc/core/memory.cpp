@@ -12,7 +12,7 @@
 namespace nnsym {
 namespace {
 
-constexpr std::int64_t kHugePage = 2 << 20;
+constexpr std::int64_t kHugePage = 2 << 20, kPage = 4 << 10;
 constexpr std::int64_t kKept = std::int64_t(1) << 30;  // bytes kept at most
 constexpr std::int64_t kSlack = 8 << 20;               // a kept block may be so much larger than the request
 
@@ -25,7 +25,7 @@ std::vector<Kept>& kept = *new std::vector<Kept>;  // outlives results that are 
 std::int64_t kept_bytes = 0;
 
 std::int64_t rounded(std::int64_t bytes) {
-    const std::int64_t unit = bytes >= kHugePage ? kHugePage : 64;
+    const std::int64_t unit = bytes >= kHugePage ? kPage : 64;
     return bytes ? (bytes + unit - 1) / unit * unit : unit;
 }
 
@@ -55,9 +55,11 @@ void* allocate(std::int64_t bytes) {
         }
         drop_all();
     }
-    void* p = std::aligned_alloc(std::size_t(kHugePage), std::size_t(size));
+    void* p = nullptr;
+    if (posix_memalign(&p, std::size_t(kHugePage), std::size_t(size))) return nullptr;
 #if defined(__linux__)
-    if (p) madvise(p, std::size_t(size), MADV_HUGEPAGE);
+    // Whole huge pages only: the last one would take memory that the result does not need.
+    madvise(p, std::size_t(size / kHugePage * kHugePage), MADV_HUGEPAGE);
 #endif
     return p;
 }

@@ -13,10 +13,12 @@
 namespace nnsym::orbit {
 namespace {
 
-constexpr std::int64_t kTaskBytes = 1 << 20;     // result of one task: enough to hide its scheduling
-constexpr std::int64_t kRecordsBytes = 8 << 20;  // elements held at once where tasks share them
-constexpr std::int64_t kStreamFrom = 16 << 20;   // results from this size on go past the cache
-constexpr std::int64_t kGroupSamples = 16;       // of one task
+constexpr std::int64_t kTaskBytes = 1 << 20;             // result of one task: enough to hide its scheduling
+constexpr std::int64_t kRecordsBytes = 8 << 20;          // elements held at once where tasks share them
+constexpr std::int64_t kWorkerRecordsBytes = 256 << 10;  // and where each worker draws its own
+constexpr std::int64_t kScratchBytes = 40 << 20;         // of all workers together
+constexpr std::int64_t kStreamFrom = 16 << 20;           // results from this size on go past the cache
+constexpr std::int64_t kGroupSamples = 16;               // of one task
 constexpr std::int64_t kPanelsBytes = 64 << 10;  // keep the panels of all tensors up to here: they stay in the cache
 
 struct Free {
@@ -147,6 +149,35 @@ OrbitPlan::OrbitPlan(Dtype compute, std::vector<Site> sites, const std::vector<B
     plan_.record_bytes = std::max<std::int64_t>(plan_.record_bytes, 64);
 }
 
+// Of one worker.
+struct OrbitPlan::ScratchBytes {
+    std::int64_t words, keys, values, order, panel, stage, records;
+    std::int64_t total() const { return words + keys + values + order + panel + stage + records; }
+};
+
+OrbitPlan::ScratchBytes OrbitPlan::scratch_bytes() const {
+    const std::int64_t size = std::int64_t(itemsize(plan_.compute));
+    // A panel's rows; or one widened row, which may be wider than any panel.
+    const std::int64_t panel = std::max((std::min(widest_, kPanelWidth) + kMaxLanes) * kMaxLanes, widest_ + kMaxLanes);
+    return {(plan_.draws + kMaxLanes) * 16,
+            (plan_.key_draws + 2 * kMaxLanes) * 16,
+            (plan_.draws - plan_.scale_begin + kMaxLanes) * 4 * size,
+            (4 * largest_site_ + 4 * kPad) * 4,
+            panel * size,
+            kMaxLanes * kStageWidth * size,
+            worker_samples() * plan_.record_bytes};
+}
+
+// Samples whose elements one worker holds.
+std::int64_t OrbitPlan::worker_samples() const {
+    return std::clamp<std::int64_t>(kWorkerRecordsBytes / plan_.record_bytes, 1, kGroupSamples);
+}
+
+// No more threads than kScratchBytes serves: a result costs little memory beyond its own, however many cores there are.
+int OrbitPlan::affordable(int threads) const {
+    return int(std::clamp<std::int64_t>(kScratchBytes / scratch_bytes().total(), 1, threads));
+}
+
 std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -154,25 +185,22 @@ std::unique_ptr<OrbitPlan::Workspace> OrbitPlan::workspace(int threads) const {
     }
     auto w = std::make_unique<Workspace>();
     w->threads = threads;
-    const std::int64_t size = std::int64_t(itemsize(plan_.compute));
-    auto take = [&](std::int64_t bytes) {
-        w->memory.push_back(zeroed(bytes));
+    const ScratchBytes bytes = scratch_bytes();
+    auto take = [&](std::int64_t size) {
+        w->memory.push_back(zeroed(size));
         return w->memory.back().get();
     };
-    // A panel's rows; or one widened row, which may be wider than any panel.
-    const std::int64_t panel = std::max((std::min(widest_, kPanelWidth) + kMaxLanes) * kMaxLanes, widest_ + kMaxLanes);
     if (panels_bytes_ <= kPanelsBytes) w->panels = take(panels_bytes_);
     for (int t = 0; t < threads; ++t) {
         Scratch s;
-        s.words = reinterpret_cast<std::uint32_t*>(take((plan_.draws + kMaxLanes) * 16));
-        s.keys = reinterpret_cast<std::int32_t*>(take((plan_.key_draws + 2 * kMaxLanes) * 16));
-        s.values = take((plan_.draws - plan_.scale_begin + kMaxLanes) * 4 * size);
-        s.order = reinterpret_cast<std::int32_t*>(take((4 * largest_site_ + 4 * kPad) * 4));
-        s.panel = take(panel * size);
-        s.stage = take(kMaxLanes * kStageWidth * size);
+        s.words = reinterpret_cast<std::uint32_t*>(take(bytes.words));
+        s.keys = reinterpret_cast<std::int32_t*>(take(bytes.keys));
+        s.values = take(bytes.values);
+        s.order = reinterpret_cast<std::int32_t*>(take(bytes.order));
+        s.panel = take(bytes.panel);
+        s.stage = take(bytes.stage);
         w->scratch.push_back(s);
-        w->records.push_back(
-            take(std::max(plan_.record_bytes, std::min(kGroupSamples * plan_.record_bytes, kRecordsBytes))));
+        w->records.push_back(take(bytes.records));
     }
     return w;
 }
@@ -181,10 +209,11 @@ void OrbitPlan::run(const Run& run) const {
     if (run.count == 0) return;
     const Kernels& table = kernels();
     const int type = plan_.compute == kFloat64;
-    auto w = workspace(run.threads);
+    const int threads = affordable(run.threads);
+    auto w = workspace(threads);
 
     const std::int64_t most = std::max<std::int64_t>(1, kRecordsBytes / plan_.record_bytes);
-    const std::int64_t samples = std::min({run.count, most, kGroupSamples});
+    std::int64_t samples = std::min({run.count, most, kGroupSamples});
     const bool stream = point_bytes_ * run.count >= kStreamFrom;
 
     // Slices of a point: one, or as many as keep the result of a task near kTaskBytes.
@@ -203,6 +232,7 @@ void OrbitPlan::run(const Run& run) const {
     }
     const std::int64_t parts = std::int64_t(slices.size());
     const bool alone = parts == 1;  // a task draws its own elements; else tasks share them
+    if (alone) samples = std::min(samples, worker_samples());
     const std::int64_t batch = alone ? run.count : std::min(run.count, std::max(most / samples * samples, samples));
     if (!alone && w->shared_samples < batch) {
         w->shared = zeroed(batch * plan_.record_bytes);
@@ -230,7 +260,7 @@ void OrbitPlan::run(const Run& run) const {
             auto draw = [&](std::int64_t k, int worker) {
                 prepare(begin + k, w->shared.get() + k * plan_.record_bytes, w->scratch[std::size_t(worker)]);
             };
-            parallel_for(count, run.threads, draw);
+            parallel_for(count, threads, draw);
             if (!valid) break;
         }
         auto task = [&](std::int64_t item, int worker) {
@@ -270,7 +300,7 @@ void OrbitPlan::run(const Run& run) const {
             }
             if (stream) table.fence();
         };
-        parallel_for((count + samples - 1) / samples * parts, run.threads, task);
+        parallel_for((count + samples - 1) / samples * parts, threads, task);
     }
     {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -283,7 +313,8 @@ void OrbitPlan::elements(const Run& run, const std::vector<std::int32_t*>& perm,
                          const std::vector<void*>& scale) const {
     const Kernels& table = kernels();
     const int type = plan_.compute == kFloat64;
-    auto w = workspace(run.threads);
+    const int threads = affordable(run.threads);
+    auto w = workspace(threads);
     auto draw = [&](std::int64_t k, int worker) {
         char* record = w->records[std::size_t(worker)];
         const std::uint64_t sample = run.first + std::uint64_t(k) * std::uint64_t(run.step);
@@ -306,7 +337,7 @@ void OrbitPlan::elements(const Run& run, const std::vector<std::int32_t*>& perm,
                 parts(static_cast<float*>(scale[i]), reinterpret_cast<const float*>(record + site.value_at));
         }
     };
-    parallel_for(run.count, run.threads, draw);
+    parallel_for(run.count, threads, draw);
     std::lock_guard<std::mutex> lock(mutex_);
     idle_ = std::move(w);
 }

@@ -67,6 +67,10 @@ private:
     std::int64_t place(std::int64_t elements, std::size_t size);
     std::int64_t column(const Use&, bool factor, bool source_order);
     void lay_out_draws();
+    struct ScratchBytes;
+    ScratchBytes scratch_bytes() const;
+    std::int64_t worker_samples() const;
+    int affordable(int threads) const;
     std::unique_ptr<Workspace> workspace(int threads) const;
 
     std::vector<Site> sites_;

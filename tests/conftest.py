@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""What all tests share: the instruction sets of the machine, and the number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+
+import nnsym_fast as nf
+from nnsym_fast._native import cpu
+
+# A machine under load may need long for one example; a speed claim is a benchmark, not a deadline.
+settings.register_profile("nnsym_fast", deadline=None)
+settings.load_profile("nnsym_fast")
+
+
+@pytest.fixture(params=cpu.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this machine can run, one after another."""
+    before = cpu.isa()
+    assert cpu.select_isa(request.param)
+    yield request.param
+    cpu.select_isa(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads; OpenMP's own choice comes back afterwards."""
+    yield nf.set_num_threads
+    nf.set_num_threads(None)
