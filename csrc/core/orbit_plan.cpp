@@ -288,6 +288,10 @@ void OrbitPlan::run(const Run& run) const {
             if (singly) {
                 group.count = 1;
                 for (std::int64_t k = first; k < last; ++k) {
+                    // A network of its own for every sample: on its way while the element is drawn.
+                    for (std::size_t t = 0; stacked && t < tensor_bytes_.size(); ++t)
+                        for (std::int64_t at = 0; at < tensor_bytes_[t]; at += 64)
+                            __builtin_prefetch(run.sources[t] + (begin + k) * run.source_strides[t] + at, 0, 2);
                     prepare(begin + k, records, scratch);
                     if (!valid) return;
                     apply(slices[0], begin + k);

@@ -60,12 +60,35 @@ def join(batches: list[Params]) -> Params:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("widths", [[2, 5, 3], [9, 33, 70, 4], [3, 300, 200, 7]], ids=str)
+@pytest.mark.parametrize("widths", [[2, 5, 3], [9, 33, 70, 4], [3, 250, 120, 7]], ids=str)
 def test_all_paths_give_the_same_bits(isa: str, dtype: str, widths: list[int], threads: Callable[[int], None]) -> None:
     spec, params = mlp(widths, dtype)
     points = paths(spec, params, 33, threads)
     for name, other in points.items():
         assert_same_bits(other, points["one by one"], name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_points_of_large_networks(isa: str, dtype: str, threads: Callable[[int], None]) -> None:
+    """Points larger than a task, and elements so large that a call holds only some of its samples' at once."""
+    spec, params = mlp([3, 9000, 3], dtype)
+    count = 70
+    orbit = nf.Orbit(params, spec, seed=3)
+    single = join([orbit[start : start + 5] for start in range(0, count, 5)])
+    networks = {name: np.stack([np.roll(w, k) for k in range(count)]) for name, w in params.items()}
+    elements = orbit.elements(0, count)
+    stacked = join(
+        [
+            nf.act(spec, elements.take(k, k + 5), {n: w[k : k + 5] for n, w in networks.items()}, stacked=True)
+            for k in range(0, count, 5)
+        ]
+    )
+    for number in (1, 2):
+        threads(number)
+        assert_same_bits(orbit[0:count], single)
+        assert_same_bits(nf.act(spec, elements, params), single)
+        assert_same_bits(nf.act(spec, elements, networks, stacked=True), stacked)
+        assert_same_bits(nf.augment(networks, spec, seed=3), stacked)
 
 
 STREAMING_BYTES = 16 << 20
