@@ -68,7 +68,7 @@ class _Program:
         self.native = cpu.OrbitPlan(self.dtype == "float64", site_tuples(self.groups), blocks, sizes)
 
 
-_program = lru_cache(maxsize=128)(_Program)
+_program = lru_cache(maxsize=16)(_Program)  # each keeps its scratch memory for the next call
 
 
 def _check_spec(spec: object) -> None:

@@ -16,5 +16,7 @@ import nnsym_fast  # noqa: E402
 
 if "sanitize" not in str(nnsym_fast.__file__):
     sys.exit(f"expected the sanitizer build, got {nnsym_fast.__file__}")
-kernels = [str(ROOT / "tests" / "orbit" / f"test_{name}.py") for name in ("math", "elements", "kernels")]
+kernels = [
+    str(ROOT / "tests" / "orbit" / f"test_{name}.py") for name in ("math", "elements", "kernels", "paths", "buffers")
+]
 sys.exit(pytest.main(["-p", "no:cacheprovider", *kernels]))
