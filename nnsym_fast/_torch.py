@@ -30,6 +30,8 @@ class TorchFramework:
             )
         if value.layout is not torch.strided or value.is_quantized:
             raise TypeError(f"tensor {name!r}: expected a dense tensor, got layout {value.layout}; use .to_dense()")
+        if value.numel() and not value.data_ptr():
+            raise ValueError(f"tensor {name!r}: its storage was freed; gather or materialise it first")
         tensor: torch.Tensor = value.detach()
         # Conjugate and negative views keep their flag in the metadata, which a kernel cannot see.
         tensor = tensor.resolve_neg().resolve_conj().contiguous()

@@ -15,6 +15,7 @@ try:
     import typer
     import zarr  # noqa: F401  the store needs it; a missing extra should be said before anything starts
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -78,13 +79,13 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
     symmetry = checkpoint.spec
     console = Console(highlight=False)
     state = sum(checkpoint.params[name].size for name in symmetry.state)
-    console.print(f"[bold]{checkpoint.name}[/]  sha256 {checkpoint.sha256[:16]}...", soft_wrap=True)
+    console.print(f"[bold]{escape(checkpoint.name)}[/]  sha256 {checkpoint.sha256[:16]}...", soft_wrap=True)
     stored = f" and {state:,} numbers of state" if state else ""
     console.print(
         f"{checkpoint.parameters:,} parameters{stored}, stored as {', '.join(checkpoint.dtypes)}", soft_wrap=True
     )
     for key, value in (checkpoint.model.notes if checkpoint.model else {}).items():
-        console.print(f"{key}: {value}", soft_wrap=True)
+        console.print(escape(f"{key}: {value}"), soft_wrap=True)
 
     sites = Table(title="Sites (hidden spaces)", title_justify="left")
     for heading in ("site", "units", "group", "dimension", "log10 of the discrete order"):
@@ -92,7 +93,11 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
     for name, group in symmetry.sites.items():
         order = f"{group.log_order / math.log(10):.1f}"
         sites.add_row(
-            name, f"{group.size:,}", f"{type(group).__name__}: {' x '.join(group.parts)}", f"{group.dimension:,}", order
+            escape(name),
+            f"{group.size:,}",
+            f"{type(group).__name__}: {' x '.join(group.parts)}",
+            f"{group.dimension:,}",
+            order,
         )
     sites.add_section()
     sites.add_row("all", "", "", f"{symmetry.dimension:,}", f"{symmetry.log_order / math.log(10):.1f}")
@@ -104,7 +109,9 @@ def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation 
     for name, array in checkpoint.params.items():
         legs = ", ".join("-" if axis is None else str(axis) for axis in symmetry.legs[name])
         note = " (state)" if name in symmetry.state else ""
-        tensors.add_row(name, " x ".join(map(str, array.shape)) or "scalar", array.dtype.name, f"{legs}{note}")
+        tensors.add_row(
+            escape(name), " x ".join(map(str, array.shape)) or "scalar", array.dtype.name, escape(f"{legs}{note}")
+        )
     console.print(tensors)
 
 
@@ -214,7 +221,7 @@ def report(
     from nnsym_fast.job.report import write_report
     from nnsym_fast.job.store import open_store
 
-    page = write_report(open_store(store), out if out is not None else store.with_name(store.stem + "-report"))
+    page = write_report(open_store(store), out or store.resolve().with_name(store.resolve().stem + "-report"))
     typer.echo(f"{page}")
 
 

@@ -295,6 +295,8 @@ def _check_part(where: str, array: Array, dtype: str, shape: tuple[int, int]) ->
             raise ValueError(f"{where}: expected entries 0 .. {shape[1] - 1}, got {array.min()} .. {array.max()}")
         if dtype == "int8" and not (np.abs(array) == 1).all():
             raise ValueError(f"{where}: expected entries 1 and -1")
-        if dtype.startswith("float") and not ((array > 0) & np.isfinite(array)).all():
-            raise ValueError(f"{where}: expected finite entries > 0")
-    return np.require(array, dtype, ("C", "A", "W"))
+    with np.errstate(over="ignore", under="ignore"):
+        array = np.require(array, dtype, ("C", "A", "W"))
+    if dtype.startswith("float") and not ((array > 0) & np.isfinite(array)).all():
+        raise ValueError(f"{where}: expected finite entries > 0 in {dtype}, the type of the arithmetic")
+    return array

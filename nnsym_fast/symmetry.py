@@ -228,7 +228,7 @@ class SymmetrySpec:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"spec: expected JSON text, got something else ({error})") from None
         if not isinstance(data, dict) or "version" not in data:
             raise ValueError("spec: expected a JSON object with the keys version, sites, legs, state")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnsym_fast import reference, specs
 from nnsym_fast.specs.activations import ACTIVATIONS, SHORT_NAMES, Symmetry
 from nnsym_fast.specs.layers import complete
 
@@ -116,3 +117,23 @@ def test_every_row_has_a_short_name() -> None:
     assert named == (set(ACTIVATIONS) - {"RReLU", "Threshold"}) | {"PReLU"}
     for layer in SHORT_NAMES.values():
         complete(0, layer if layer["type"] != "PReLU" else layer | {"name": "1"})
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 1.5, 3.0])
+@pytest.mark.parametrize("first", ["Identity", "Tanh"])
+def test_signs_do_not_come_back_after_an_even_power(first: str, exponent: float) -> None:
+    """2 * 1.5 is odd, but a square has forgotten the signs: the reader must not carry them."""
+    layers: list[dict[str, object]] = [
+        {"type": "Linear", "name": "0", "in": 4, "out": 8},
+        {"type": first},
+        {"type": "Power", "exponent": 2},
+        {"type": "ReLUPower", "exponent": exponent},
+        {"type": "Linear", "name": "9", "in": 8, "out": 3},
+    ]
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape) for name, shape in specs.shapes(layers).items()}
+    spec = specs.from_layers(layers)
+    x = rng.normal(size=(5, 4))
+    points = reference.orbit_points(params, spec, 0, 0, 20)
+    before, after = specs.evaluate(layers, params, x), specs.evaluate(layers, points, x, stacked=True)
+    assert np.abs(after - before).max() < 1e-12 * np.abs(before).max()

@@ -252,3 +252,14 @@ def test_unsupported_modules_are_refused_by_name(make: Any, message: str) -> Non
 def test_only_a_sequential_can_be_read(make: Any) -> None:
     with pytest.raises(TypeError, match=r"module: expected a torch.nn.Sequential, got .* write the legs"):
         specs.describe(make())
+
+
+def test_what_replaces_the_forward_pass_is_refused() -> None:
+    hooked = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match="forward hooks"):
+        specs.sequential(hooked)
+    overridden = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    overridden[1].forward = torch.tanh
+    with pytest.raises(ValueError, match="module '1'.*a forward of its own"):
+        specs.sequential(overridden)

@@ -14,7 +14,6 @@ namespace {
 
 constexpr std::int64_t kHugePage = 2 << 20, kPage = 4 << 10;
 constexpr std::int64_t kKept = std::int64_t(1) << 30;  // bytes kept at most
-constexpr std::int64_t kSlack = 8 << 20;               // a kept block may be so much larger than the request
 
 struct Kept {
     void* p;
@@ -44,7 +43,7 @@ void* allocate(std::int64_t bytes) {
         std::lock_guard<std::mutex> lock(mutex);
         std::size_t best = kept.size();
         for (std::size_t i = 0; i < kept.size(); ++i)
-            if (kept[i].bytes >= size && kept[i].bytes <= size + kSlack &&
+            if (kept[i].bytes >= size && kept[i].bytes - size <= size / 8 &&
                 (best == kept.size() || kept[i].bytes < kept[best].bytes))
                 best = i;
         if (best < kept.size()) {

@@ -157,6 +157,8 @@ def make_plan(
         fitting = max(1, BLOCK_BYTES // max(1, sum(tensor.nbytes for tensor in tensors)))
         # A power of two, so that a block can be cut into equal chunks of any power of two.
         block = min(1 << (fitting.bit_length() - 1), BLOCK_SAMPLES)
+    else:
+        block = min(block, samples)
     return Plan(
         checkpoint=checkpoint.name,
         sha256=checkpoint.sha256,

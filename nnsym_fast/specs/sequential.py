@@ -50,6 +50,7 @@ def describe(module: torch.nn.Module) -> list[dict[str, Any]]:
             f"module: expected a torch.nn.Sequential, got {type(module).__name__}, whose forward pass cannot be read; "
             f"{REMEDY}"
         )
+    _check_hooks("", module)
     layers: list[dict[str, Any]] = []
     owners: dict[int, str] = {}
     for name, child in _leaves(module, "", torch.nn.Sequential):
@@ -88,9 +89,10 @@ def _leaves(module: Any, prefix: str, sequential_type: type) -> Iterator[tuple[s
 
 
 def _check_hooks(name: str, module: Any) -> None:
-    if module._forward_hooks or module._forward_pre_hooks:
+    # An instance may also have a forward of its own, in place of its class's.
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         raise ValueError(
-            f"module {name!r} ({type(module).__name__}): it has forward hooks, which may change what it computes; "
+            f"module {name!r} ({type(module).__name__}): it has forward hooks or a forward of its own, which may change what it computes; "
             "remove them (parametrisations and weight norms can be folded into the weights first)"
         )
 

@@ -48,6 +48,13 @@ class _Stage:
             self.signs = self.signs and symmetry.signs
         self.scales = self.scales and symmetry.scales
 
+    def raise_to(self, exponent: float) -> None:
+        """The next layer sees ``c^(power exponent)``; signs that an even power took away must not come back in it."""
+        gone = self.power % 2 == 0
+        self.power *= exponent
+        if not self.power.is_integer() or (gone and self.power % 2 == 1):
+            self.signs = False
+
 
 @dataclass(frozen=True)
 class _Use:
@@ -215,7 +222,7 @@ class _Walker:
         row = ACTIVATIONS[layer["type"]]
         self._restrict(row.symmetry_of(layer))
         if self.space is not None:
-            self.space.stages[-1].power *= row.power_of(layer)
+            self.space.stages[-1].raise_to(row.power_of(layer))
 
     def _restrict(self, symmetry: Symmetry) -> None:
         if self.space is not None:
