@@ -261,5 +261,5 @@ def test_what_replaces_the_forward_pass_is_refused() -> None:
         specs.sequential(hooked)
     overridden = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
     overridden[1].forward = torch.tanh
-    with pytest.raises(ValueError, match="module '1'.*a forward of its own"):
+    with pytest.raises(ValueError, match=r"module '1'.*a forward of its own"):
         specs.sequential(overridden)

@@ -92,7 +92,8 @@ def _check_hooks(name: str, module: Any) -> None:
     # An instance may also have a forward of its own, in place of its class's.
     if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         raise ValueError(
-            f"module {name!r} ({type(module).__name__}): it has forward hooks or a forward of its own, which may change what it computes; "
+            f"module {name!r} ({type(module).__name__}): it has forward hooks or a forward of its own, "
+            "which may change what it computes; "
             "remove them (parametrisations and weight norms can be folded into the weights first)"
         )
 
