@@ -70,8 +70,6 @@ struct Plan {
     std::int32_t site_count;
     const Column* columns;
     std::int32_t column_count;
-    const Block* blocks;
-    std::int32_t block_count;
     // Philox counters of one sample, all sites together: permutation keys, head keys, signs, scales, in this order.
     const std::uint32_t* draw_site;
     const std::uint32_t* draw_index;

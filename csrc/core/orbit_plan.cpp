@@ -144,7 +144,6 @@ OrbitPlan::OrbitPlan(Dtype compute, std::vector<Site> sites, const std::vector<B
     for (std::int64_t bytes : tensor_bytes_) point_bytes_ += bytes;
     plan_.sites = sites_.data(), plan_.site_count = std::int32_t(sites_.size());
     plan_.columns = columns_.data(), plan_.column_count = std::int32_t(columns_.size());
-    plan_.blocks = blocks_.data(), plan_.block_count = std::int32_t(blocks_.size());
     plan_.draw_site = draw_site_.data(), plan_.draw_index = draw_index_.data(), plan_.draw_std = draw_std_.data();
     plan_.record_bytes = std::max<std::int64_t>(plan_.record_bytes, 64);
 }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from tolerances import STORAGE
 
+import nnsym_fast as nf
 from nnsym_fast import specs
 from nnsym_fast._native import cpu
 from nnsym_fast.groups import Monomial
@@ -159,3 +160,15 @@ def misaligned(array: Array) -> Array:
 
 
 LAYOUTS = (fortran, strided, negative, read_only, byte_swapped, misaligned)
+
+
+COUNT = 20
+ORBIT = nf.Orbit(PARAMS, SPEC, seed=1, samples=COUNT)
+POINTS = [ORBIT[i] for i in range(COUNT)]
+
+
+def stacked(points: Sequence[Params]) -> Params:
+    return {
+        name: np.stack([point[name] for point in points]) if points else np.empty((0, *array.shape), array.dtype)
+        for name, array in PARAMS.items()
+    }

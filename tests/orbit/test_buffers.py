@@ -3,27 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from orbit_cases import PARAMS, SPEC, STATE, STATE_PARAMS, Params, assert_same_bits, mlp
+from orbit_cases import ORBIT, PARAMS, POINTS, SPEC, STATE, STATE_PARAMS, Params, assert_same_bits, mlp, stacked
 
 import nnsym_fast as nf
 from nnsym_fast.symmetry import SymmetrySpec
-
-COUNT = 20
-ORBIT = nf.Orbit(PARAMS, SPEC, seed=1, samples=COUNT)
-POINTS = [ORBIT[i] for i in range(COUNT)]
-
-
-def stacked(points: Sequence[Params]) -> Params:
-    return {
-        name: np.stack([point[name] for point in points]) if points else np.empty((0, *array.shape), array.dtype)
-        for name, array in PARAMS.items()
-    }
-
 
 # --- buffers
 

@@ -14,22 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orbit_cases import DTYPES, PARAMS, SPEC, Params, assert_same_bits, bits, mlp, wrong
+from orbit_cases import COUNT, DTYPES, ORBIT, PARAMS, POINTS, SPEC, assert_same_bits, bits, mlp, stacked, wrong
 
 import nnsym_fast as nf
 from nnsym_fast import reference
-
-COUNT = 20
-ORBIT = nf.Orbit(PARAMS, SPEC, seed=1, samples=COUNT)
-POINTS = [ORBIT[i] for i in range(COUNT)]
-
-
-def stacked(points: Sequence[Params]) -> Params:
-    return {
-        name: np.stack([point[name] for point in points]) if points else np.empty((0, *array.shape), array.dtype)
-        for name, array in PARAMS.items()
-    }
-
 
 # --- a sequence
 
