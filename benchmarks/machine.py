@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine that the figures belong to, and the limits of its memory."""
+"""The machine that the figures belong to, and the limits of its memory and its arithmetic."""
 
 from __future__ import annotations
 
@@ -11,19 +11,34 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import nnsym_fast
 from nnsym_fast._native import cpu
 
-__all__ = ["copy_limit", "describe", "write_limit"]
+__all__ = [
+    "busy_seconds",
+    "copy_limit",
+    "cores",
+    "describe",
+    "lanes",
+    "multiply_add_peak",
+    "write_limit",
+]
 
 PACKAGES = ("numpy", "torch", "jax")
+
+VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
+
+MULTIPLY_ADDS = 1 << 24
+"""Vectors of multiply-adds per thread in a measurement of the peak: a few milliseconds."""
 
 
 def describe() -> dict[str, str]:
     """CPU, cores, instruction set, threads and versions."""
     result = {
         "CPU": _cpu_model(),
-        "cores": str(_cores()),
+        "cores": str(cores()),
         "ISA": cpu.isa(),
         "threads": str(nnsym_fast.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
@@ -38,9 +53,20 @@ def describe() -> dict[str, str]:
     return result
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy_seconds() -> float:
+    """CPU time since the start that other processes, or other machines on the host, took; 0 where it is not known."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+    own = os.times()
+    total = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return total - own.user - own.system - own.children_user - own.children_system
 
 
 def _cpu_model() -> str:
@@ -62,6 +88,21 @@ def write_limit(nbytes: int) -> Callable[[], None]:
 def copy_limit(nbytes: int) -> Callable[[], None]:
     """A call that copies ``nbytes`` with streaming stores on all threads: as fast as it can be read and written."""
     return partial(cpu.stream_copy, _buffer(nbytes), _buffer(nbytes))
+
+
+def lanes(dtype: Any) -> int:
+    """Numbers of ``dtype`` in a vector of the instruction set in use."""
+    return VECTOR_BYTES[cpu.isa()] // np.dtype(dtype).itemsize
+
+
+def multiply_add_peak(dtype: Any) -> Callable[[], float]:
+    """A call that does nothing but independent fused multiply-adds in registers, on all threads.
+
+    Returns the number of floating-point operations that it did, two for each multiply-add and lane. A complex ``dtype``
+    stands for that of its parts.
+    """
+    double = np.dtype(dtype).type in (np.float64, np.complex128)
+    return partial(cpu.multiply_add, double, MULTIPLY_ADDS)
 
 
 def _buffer(nbytes: int) -> Any:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Figure", "PeerTime", "Results", "Row"]
+__all__ = ["Figure", "PeerTime", "Results", "Row", "Work"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,39 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Work:
+    """One job that arithmetic limits, and its race.
+
+    Args:
+        job: what is done; the jobs of a name share a table.
+        batch, d, dtype: paths, dimension and type of their matrices.
+        nbytes: bytes of the input.
+        seconds: best time.
+        flops: useful floating-point operations; None where they are not counted.
+        peak: multiply-add peak in floating-point operations per second, measured in the same rounds.
+        relation, relative: what else its time stands in relation to, measured in the same rounds, and the ratio.
+        peers: what it raced against.
+    """
+
+    job: str
+    batch: int
+    d: int
+    dtype: str
+    nbytes: int
+    seconds: float
+    flops: float | None = None
+    peak: float | None = None
+    relation: str = ""
+    relative: float | None = None
+    peers: tuple[PeerTime, ...] = ()
+
+    @property
+    def benchmark(self) -> str:
+        """Its name: float32 goes without saying."""
+        return f"{self.job} {self.batch} x {self.d}" + (f" {self.dtype}" if self.dtype != "float32" else "")
+
+
+@dataclass(frozen=True)
 class Figure:
     """A single number with its unit (empty for a ratio)."""
 
@@ -60,6 +94,7 @@ class Results:
     machine: dict[str, str]
     missing: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -69,5 +104,10 @@ class Results:
     @staticmethod
     def load(path: Path) -> Results:
         data = json.loads(path.read_text())
-        rows = [Row(**{**row, "peers": tuple(PeerTime(**peer) for peer in row["peers"])}) for row in data["rows"]]
-        return Results(data["machine"], data["missing"], rows, [Figure(**figure) for figure in data["figures"]])
+        rows = [Row(**{**row, "peers": _peer_times(row)}) for row in data["rows"]]
+        work = [Work(**{**row, "peers": _peer_times(row)}) for row in data.get("work", [])]
+        return Results(data["machine"], data["missing"], rows, work, [Figure(**figure) for figure in data["figures"]])
+
+
+def _peer_times(row: dict[str, Any]) -> tuple[PeerTime, ...]:
+    return tuple(PeerTime(**peer) for peer in row["peers"])

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from record import Figure, PeerTime, Results, Row
-from targets import FRACTION, RATIO_FRESH, RATIO_REUSED, TARGETS
+from record import Figure, PeerTime, Results, Row, Work
+from targets import BEST_PEER, FRACTION, PEAK, RATIO_FRESH, RATIO_REUSED, TARGETS
 
 __all__ = ["Table", "markdown", "tables", "text"]
 
 NONE = "-"
+NAMES = ("speed", "targets", "peers", "wilson", "wilson-peers")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ def figures(results: Results) -> list[Figure]:
         fresh = [peer for peer in row.peers if not peer.reuses]
         if fresh and row.fresh is not None:
             result.append(Figure(row.benchmark, RATIO_FRESH, _fastest(fresh) / row.fresh))
+    for work in results.work:
+        fraction = _of_peak(work)
+        if fraction is not None:
+            result.append(Figure(work.benchmark, PEAK, fraction))
+        if work.relative is not None:
+            result.append(Figure(work.benchmark, work.relation, work.relative))
+        if work.peers:
+            result.append(Figure(work.benchmark, BEST_PEER, _fastest(work.peers) / work.seconds))
     return result + results.figures
 
 
@@ -66,7 +75,57 @@ def tables(results: Results) -> list[Table]:
             for peer in sorted(row.peers, key=lambda peer: peer.seconds)
         ),
     )
-    return [table for table in (speed, aims, peers) if table.rows]
+    return [table for table in (speed, *_wilson_tables(results), aims, peers, _wilson_peers(results)) if table.rows]
+
+
+def _wilson_tables(results: Results) -> Iterator[Table]:
+    """One table per job, with the columns that it fills."""
+    for job in dict.fromkeys(work.job for work in results.work):
+        group = [work for work in results.work if work.job == job]
+        kinds = list(dict.fromkeys(peer.kind for work in group for peer in work.peers))
+        relation = next((work.relation for work in group if work.relation), "")
+        header = ("batch x d", "ms", "GFLOP/s", "peak GFLOP/s", "of peak", "input GB/s", relation, *kinds, "best peer")
+        columns = list(zip(header, *(_wilson_line(work, kinds) for work in group), strict=True))
+        header, *rows = zip(*(column for column in columns if set(column[1:]) != {NONE}), strict=True)
+        title = "time, useful arithmetic per second, the multiply-add peak in the same rounds, input per second, and"
+        yield Table("wilson", f"Wilson lines, {job}: {title} how many times longer the peers take", header, tuple(rows))
+
+
+def _wilson_line(work: Work, kinds: Sequence[str]) -> tuple[str, ...]:
+    fraction = _of_peak(work)
+    return (
+        work.benchmark.removeprefix(f"{work.job} "),
+        _ms(work.seconds),
+        NONE if work.flops is None else _rate(work.flops, work.seconds),
+        NONE if work.peak is None else _rate(work.peak, 1.0),
+        NONE if fraction is None else f"{fraction:.2f}",
+        _rate(work.nbytes, work.seconds),
+        NONE if work.relative is None else f"{work.relative:.2f}",
+        *_ratios(work.peers, kinds, work.seconds),
+    )
+
+
+def _of_peak(work: Work) -> float | None:
+    return None if work.flops is None or work.peak is None else work.flops / work.seconds / work.peak
+
+
+def _ratios(peers: Sequence[PeerTime], kinds: Sequence[str], seconds: float) -> Iterator[str]:
+    """How many times longer the fastest of each kind takes, and that of all."""
+    for times in (*([peer for peer in peers if peer.kind == kind] for kind in kinds), peers):
+        yield f"{_fastest(times) / seconds:.1f}x" if times else NONE
+
+
+def _wilson_peers(results: Results) -> Table:
+    return Table(
+        "wilson-peers",
+        "Wilson lines, peers: the formulations that raced",
+        ("benchmark", "peer", "formulation", "ms"),
+        tuple(
+            (work.benchmark, peer.kind, peer.formulation, _ms(peer.seconds))
+            for work in results.work
+            for peer in sorted(work.peers, key=lambda peer: peer.seconds)
+        ),
+    )
 
 
 def _fastest(peers: Sequence[PeerTime]) -> float:
@@ -81,7 +140,6 @@ def _speed_lines(row: Row, kinds: Sequence[str]) -> Iterator[tuple[str, ...]]:
         sides.append(("fresh memory", row.fresh, fresh))
     for result, seconds, side in sides:
         limit = side.limit_seconds
-        times = [[peer for peer in side.peers if peer.kind == kind] for kind in kinds]
         yield (
             row.benchmark,
             result,
@@ -89,8 +147,7 @@ def _speed_lines(row: Row, kinds: Sequence[str]) -> Iterator[tuple[str, ...]]:
             _rate(row.nbytes, seconds),
             NONE if limit is None else f"{_rate(row.nbytes, limit)} ({row.limit})",
             NONE if limit is None else f"{limit / seconds:.2f}",
-            *(f"{_fastest(group) / seconds:.1f}x" if group else NONE for group in times),
-            f"{_fastest(side.peers) / seconds:.1f}x" if side.peers else NONE,
+            *_ratios(side.peers, kinds, seconds),
         )
 
 
@@ -98,8 +155,8 @@ def _target_line(figure: Figure) -> tuple[str, ...]:
     value = f"{figure.value:.3g} {figure.unit}".strip()
     for target in TARGETS:
         if (target.benchmark, target.quantity) == (figure.benchmark, figure.quantity):
-            verdict = "met" if target.met(figure.value) else "NOT MET"
-            return figure.benchmark, figure.quantity, value, f"{target} {figure.unit}".strip(), verdict
+            bound = f"{target} {figure.unit}".strip()
+            return figure.benchmark, figure.quantity, value, bound, target.verdict(figure.value)
     return figure.benchmark, figure.quantity, value, NONE, NONE
 
 
@@ -107,8 +164,9 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.3g}"
 
 
-def _rate(nbytes: int, seconds: float) -> str:
-    return f"{nbytes / seconds / 1e9:.3g}"
+def _rate(amount: float, seconds: float) -> str:
+    """Billions a second, of bytes or operations."""
+    return f"{amount / seconds / 1e9:.3g}"
 
 
 def _machine(results: Results) -> str:
@@ -155,7 +213,7 @@ def _markdown_table(table: Table) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="JSON file of a run")
-    parser.add_argument("--tables", nargs="+", default=[], choices=["speed", "targets", "peers"], help="default: all")
+    parser.add_argument("--tables", nargs="+", default=[], choices=NAMES, help="default: all")
     arguments = parser.parse_args()
     print(_render(Results.load(arguments.results), _markdown_table, arguments.tables))
 

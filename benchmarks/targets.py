@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
+    "BACKWARD",
+    "BEST_PEER",
     "BFLOAT16_RATE",
+    "BOTH",
+    "BOTH_AT",
+    "DTYPES_AT",
+    "DTYPE_RATE",
     "FRACTION",
     "IMPORT_TIME",
     "LATENCY",
+    "LINE",
+    "LONG_PATH",
+    "PAIRS",
+    "PEAK",
+    "PRODUCT",
+    "RATIO_AUTOGRAD",
     "RATIO_FRESH",
+    "RATIO_PRODUCT",
     "RATIO_REUSED",
+    "RATIO_TORCH",
     "TARGETS",
     "THREAD_GAIN",
     "Target",
@@ -24,22 +39,50 @@ BFLOAT16_RATE = "bytes per second, of float32's"
 LATENCY = "latency"
 IMPORT_TIME = "beyond numpy's"
 THREAD_GAIN = "gain of the second thread, of the limit's gain"
+PEAK = "fraction of the multiply-add peak"
+BEST_PEER = "ratio to the best peer"
+RATIO_TORCH = "ratio to torch matrix_exp + bmm"
+RATIO_PRODUCT = "ratio to the better of torch bmm and JAX scan"
+RATIO_AUTOGRAD = "ratio to torch autograd through matrix_exp + bmm"
+DTYPE_RATE = "matrices per second, of float32's"
+BACKWARD = "forward + backward, of the forward time"
+LONG_PATH = "speed of a serial loop of the same kernel on one lane"
+
+LINE = "exp + product"
+PRODUCT = "product"
+BOTH = "forward + backward"
+PAIRS = ((4096, 2), (4096, 3), (2048, 4), (1024, 8), (256, 16), (64, 32), (16, 64), (4, 128))
+"""Paths and dimension of their matrices in the Wilson benchmarks."""
+
+DTYPES_AT = (4, 8, 16, 64)
+BOTH_AT = (2, 3, 4, 8, 16)
+"""Dimensions at which all types are measured, and gradients."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """``at_least`` or ``at_most`` bounds a quantity of a benchmark, in the quantity's unit."""
+    """``at_least`` or ``at_most`` bounds a quantity of a benchmark, in the quantity's unit.
+
+    An ``aim`` is where the design wants to go; a target is what it promised.
+    """
 
     benchmark: str
     quantity: str
     at_least: float | None = None
     at_most: float | None = None
+    aim: bool = False
 
     def met(self, value: float) -> bool:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
     def __str__(self) -> str:
-        return f">= {self.at_least:g}" if self.at_least is not None else f"< {self.at_most:g}"
+        bound = f">= {self.at_least:g}" if self.at_least is not None else f"< {self.at_most:g}"
+        return f"aim {bound}" if self.aim else bound
+
+    def verdict(self, value: float) -> str:
+        if self.met(value):
+            return "met"
+        return "aim not met" if self.aim else "NOT MET"
 
 
 def _race(benchmark: str, fraction: float, ratio: float) -> tuple[Target, ...]:
@@ -48,6 +91,25 @@ def _race(benchmark: str, fraction: float, ratio: float) -> tuple[Target, ...]:
         Target(benchmark, RATIO_FRESH, at_least=ratio),
         Target(benchmark, RATIO_REUSED, at_least=ratio),
     )
+
+
+def _wilson() -> Iterator[Target]:
+    """What is asked of the Wilson benchmarks."""
+    ratios = zip(PAIRS, (150, 150, 200, 60, 40, 20, 7, 4), (8, 15, 15, 5, 3, 1.5, 1.2, 1.0), strict=True)
+    for (batch, d), line, product in ratios:
+        yield Target(f"{LINE} {batch} x {d}", RATIO_TORCH, at_least=line)
+        yield Target(f"{PRODUCT} {batch} x {d}", RATIO_PRODUCT, at_least=product)
+        for job in (LINE, PRODUCT):
+            if d >= 8:
+                yield Target(f"{job} {batch} x {d}", PEAK, at_least=0.6, aim=True)
+            if d in DTYPES_AT:
+                yield Target(f"{job} by type {batch} x {d} float64", DTYPE_RATE, at_least=0.45)
+                yield Target(f"{job} by type {batch} x {d} complex64", DTYPE_RATE, at_least=0.2)
+        if d in BOTH_AT:
+            yield Target(f"{BOTH} {batch} x {d}", BACKWARD, at_most=4)
+            yield Target(f"{BOTH} {batch} x {d}", RATIO_AUTOGRAD, at_least=30 if d <= 4 else 10)
+    for job in (LINE, PRODUCT):
+        yield Target(f"{job} of one long path 1 x 4", LONG_PATH, at_least=5)
 
 
 TARGETS = (
@@ -62,4 +124,5 @@ TARGETS = (
     Target("threads 784-512-512-10", THREAD_GAIN, at_least=0.9),
     Target("orbit[i] 2-32-32-1", LATENCY, at_most=30),
     Target("import nnsym_fast", IMPORT_TIME, at_most=0.15),
+    *_wilson(),
 )

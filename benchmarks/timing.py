@@ -31,25 +31,34 @@ def seconds(call: Call) -> float:
 
 
 def race(
-    benchmark: Any, ours: Call, others: Mapping[str, Call], slow: Iterable[str] = (), rounds: int = ROUNDS
+    benchmark: Any,
+    ours: Call,
+    others: Mapping[str, Call],
+    slow: Iterable[str] = (),
+    rounds: int = ROUNDS,
+    slow_seconds: float = 0.0,
 ) -> dict[str, float]:
     """Best time of every contestant, in seconds; ours, by pytest-benchmark, under "ours".
 
-    Each turn is one call to warm up and one that counts. Those in ``slow`` take turns in a few rounds only.
+    Each turn is one call to warm up and one that counts. Those in ``slow`` do not warm up, and take turns in a few
+    rounds only, or in as many as fit into ``slow_seconds`` if these are more.
     """
     best = dict.fromkeys(others, math.inf)
+    spent = dict.fromkeys(others, 0.0)
     slow = frozenset(slow)
     turn = 0
 
     def before() -> None:
         nonlocal turn
         for name, call in others.items():
-            if name in slow and turn >= SLOW_ROUNDS:
+            if name in slow and turn >= SLOW_ROUNDS and spent[name] >= slow_seconds:
                 continue
             time.sleep(REST)
             if name not in slow:
                 call()
-            best[name] = min(best[name], seconds(call))
+            took = seconds(call)
+            spent[name] += took
+            best[name] = min(best[name], took)
         turn += 1
         time.sleep(REST)
         ours()

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Fast kernels for the symmetries of neural networks: weights as gauge fields, biases as Higgs fields.
 
-See ``nnsym_fast.specs`` for the symmetry of a model, :class:`Orbit` for its equivalent networks, and
-``nnsym_fast.reference`` for the definition of everything in NumPy.
+See ``nnsym_fast.specs`` for the symmetry of a model, :class:`Orbit` for its equivalent networks,
+``nnsym_fast.wilson`` for ordered products of exponentials along paths, and ``nnsym_fast.reference`` for the definition
+of everything in NumPy.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from nnsym_fast import groups, reference, specs
+from nnsym_fast import groups, lattice, reference, specs, wilson
 from nnsym_fast._native import get_num_threads, release_memory, set_num_threads, show_config
 from nnsym_fast.elements import Elements, SiteElements, compose, inverse
 from nnsym_fast.orbit import Orbit, act, augment
@@ -28,9 +29,11 @@ __all__ = [
     "get_num_threads",
     "groups",
     "inverse",
+    "lattice",
     "reference",
     "release_memory",
     "set_num_threads",
     "show_config",
     "specs",
+    "wilson",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Types of the compiled module (csrc/bindings/cpu.cpp)."""
+"""Types of the compiled module (csrc/bindings)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,9 @@ import numpy.typing as npt
 DRAW_PART: dict[str, int]
 DRAW_SHIFT: int
 MAX_OUTER: int
+TAYLOR: dict[str, list[tuple[int, float]]]
+LARGEST_LANES: list[int]
+LARGEST_TILES: list[int]
 
 Use = tuple[int, bool, float, int]
 Loop = tuple[int, int, int, Use]
@@ -31,6 +34,40 @@ def stream_copy(out: npt.NDArray[Any], source: npt.NDArray[Any]) -> None: ...
 def math_float(op: int, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]: ...
 def math_double(op: int, x: npt.NDArray[Any]) -> npt.NDArray[np.float64]: ...
 def philox(seed: int, sample: int, site: Sequence[int], draw: Sequence[int]) -> npt.NDArray[np.uint32]: ...
+
+Array = npt.NDArray[Any]
+
+def lanes(wide: bool) -> int: ...
+def multiply_add(float64: bool, count: int) -> float: ...
+def wilson_forward(
+    kind: int,
+    tiles: bool,
+    w: Array,
+    dt: Array | None,
+    x0: Array | None,
+    b: Array | None,
+    out: Array,
+    exponent: Array | None,
+    order: int,
+    segments: int,
+    every: bool,
+    first: bool,
+) -> None: ...
+def wilson_backward(
+    kind: int,
+    tiles: bool,
+    w: Array,
+    dt: Array | None,
+    x0: Array | None,
+    states: Array | None,
+    shift: Array | None,
+    grad: Array,
+    gw: Array,
+    gdt: Array | None,
+    gx0: Array | None,
+    order: int,
+) -> None: ...
+def wilson_derivative(kind: int, tiles: bool, a: Array, tangent: Array, out: Array) -> None: ...
 
 class OrbitPlan:
     def __init__(

@@ -20,9 +20,12 @@ LAYERS = (
     ("job",),
     ("__init__",),
     ("_torch",),
-    ("orbit",),
+    ("lattice", "orbit", "wilson"),
     ("elements",),
     ("specs",),
+    ("_matrices",),
+    ("_wilson",),
+    ("_wilson_blas",),
     ("_arrays", "_blocks"),
     ("_native",),
     ("_cpu",),
@@ -38,12 +41,20 @@ DEFERRED = {
     ("symmetry", "elements"),
     ("_native", "__init__"),  # the version
     ("_arrays", "_torch"),
+    ("_matrices", "_torch"),
     ("orbit", "_torch"),
 }
 
 # Who may import what, anywhere in a module. torch: also specs, which reads torch modules, and the job, for .pt files.
 IMPORTERS = {
-    "torch": {"_torch", "specs/sequential", "job/readers"},
+    "torch": {
+        "_torch/framework",
+        "_torch/matrices",
+        "_torch/orbit",
+        "_torch/wilson",
+        "specs/sequential",
+        "job/readers",
+    },
     "nnsym_fast._cpu": {"_native"},
     "ml_dtypes": {"job/readers", "job/store"},
 }
@@ -189,7 +200,7 @@ def test_files_do_one_thing() -> None:
 
 def test_families_have_one_name_everywhere() -> None:
     """A kernel family has the same name in the package, its reference, its kernels and its tests."""
-    for family in ("orbit",):
+    for family in ("orbit", "wilson"):
         assert (PACKAGE / f"{family}.py").exists()
         assert (PACKAGE / "reference" / f"{family}.py").exists()
         assert list((ROOT / "csrc" / "cpu").glob(f"{family}*.inl"))

@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: MIT
 // The module _cpu: checks sizes, releases the GIL, calls. Shapes and dtypes were checked in Python.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <cstdlib>
 #include <string>
 #include <tuple>
@@ -12,8 +8,8 @@
 #include "../core/memory.h"
 #include "../core/orbit_plan.h"
 #include "../core/parallel.h"
+#include "bindings.h"
 
-namespace py = pybind11;
 using namespace nnsym;
 using namespace nnsym::orbit;
 
@@ -213,4 +209,5 @@ PYBIND11_MODULE(_cpu, m) {
              py::arg("first"), py::arg("step"), py::arg("count"), py::arg("elements"))
         .def("elements", &draw_elements, py::arg("seed"), py::arg("first"), py::arg("step"), py::arg("count"),
              py::arg("outs"));
+    bind_wilson(m);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The table of kernels that each ISA exports: its only symbol.
+// The table of kernels that each ISA exports. The families whose code is large have tables, and units, of their own.
 #pragma once
 #include "orbit.h"
+#include "wilson.h"
 
 namespace nnsym {
 
@@ -30,6 +31,8 @@ struct Kernels {
     void (*math_double)(int op, const void* in, double* out, std::int64_t n);
     void (*philox)(std::uint64_t seed, std::uint64_t sample, const std::uint32_t* site, const std::uint32_t* draw,
                    std::uint32_t* planes, std::int64_t blocks);
+
+    const wilson::Kernels* wilson;
 };
 
 // The table in use: the best that the CPU supports, or the one that NNSYM_FAST_ISA names.

@@ -12,6 +12,7 @@
 // clang-format on
 
 #define NNSYM_JOIN(a, b) a##b
+#define NNSYM_JOINED(a, b) NNSYM_JOIN(a, b)
 #define NNSYM_TABLE(isa) NNSYM_JOIN(kernels_, isa)
 #define NNSYM_TEXT(x) #x
 #define NNSYM_NAME(isa) NNSYM_TEXT(isa)
@@ -54,6 +55,9 @@ void math(int op, const void* in, T* out, std::int64_t n) {
 }  // namespace
 
 namespace nnsym {
+namespace wilson {
+extern const Kernels NNSYM_JOINED(wilson_, NNSYM_ISA);
+}
 extern const Kernels NNSYM_TABLE(NNSYM_ISA);
 const Kernels NNSYM_TABLE(NNSYM_ISA) = {
     NNSYM_NAME(NNSYM_ISA),
@@ -69,5 +73,6 @@ const Kernels NNSYM_TABLE(NNSYM_ISA) = {
     math<float>,
     math<double>,
     philox,
+    &wilson::NNSYM_JOINED(wilson_, NNSYM_ISA),
 };
 }  // namespace nnsym

@@ -66,15 +66,6 @@ NNSYM_INLINE void write_row(S* out, std::int64_t width, bool streaming, Unit uni
 }
 
 template <class S, class T>
-NNSYM_INLINE typename Vec<T>::F load_part(const S* p, std::int64_t count) {
-    constexpr int L = kLanes<T>;
-    if (count == L) return Convert<S, T>::load(p);
-    S whole[L] = {};
-    std::memcpy(whole, p, std::size_t(count) * sizeof(S));
-    return Convert<S, T>::load(whole);
-}
-
-template <class S, class T>
 void copy_row(S* out, const S* in, T row, const T* column, std::int64_t width, bool streaming) {
     typedef typename Vec<T>::F F;
     const F r = splat<F>(row);

@@ -84,6 +84,16 @@ struct Convert<float, double> {
     static NNSYM_INLINE Stored round(Vec<double>::F v) { return __builtin_convertvector(v, Stored); }
 };
 
+// The first `count` numbers of a vector, zeros after them.
+template <class S, class T>
+NNSYM_INLINE typename Vec<T>::F load_part(const S* p, std::int64_t count) {
+    constexpr int L = kLanes<T>;
+    if (count == L) return Convert<S, T>::load(p);
+    S whole[L] = {};
+    std::memcpy(whole, p, std::size_t(count) * sizeof(S));
+    return Convert<S, T>::load(whole);
+}
+
 // Two rounded columns in one: a in the lower halves, b in the upper.
 template <class S>
 NNSYM_INLINE U32 pair_columns(Vec<float>::F a, Vec<float>::F b) {

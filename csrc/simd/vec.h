@@ -234,6 +234,68 @@ NNSYM_INLINE void transpose(typename Vec<T>::F* v) {
     if constexpr (R >= 2) transpose_step<L, 1, R>(v);
 }
 
+// L numbers from each of L places, transposed: lane l of out[e] is element e of place l. Quarters of vectors come from
+// memory in their places, which leaves the two inner steps of the transpose.
+template <class T>
+NNSYM_INLINE void load_transposed(T* const* base, std::int64_t at, typename Vec<T>::F* out) {
+    typedef typename Vec<T>::F V;
+    constexpr int L = kLanes<T>;
+#if defined(__AVX512F__)
+    constexpr int Q = 16 / int(sizeof(T));  // numbers of a quarter
+    for (int j = 0; j < 4; ++j) {
+        V v[Q];
+        for (int i = 0; i < Q; ++i) {
+            auto quarter = [&](int b) {
+                return _mm_loadu_ps(reinterpret_cast<const float*>(base[i + b * Q] + at + j * Q));
+            };
+            __m512 x = _mm512_castps128_ps512(quarter(0));
+            x = _mm512_insertf32x4(x, quarter(1), 1);
+            x = _mm512_insertf32x4(x, quarter(2), 2);
+            v[i] = reinterpret_cast<V>(_mm512_insertf32x4(x, quarter(3), 3));
+        }
+        if constexpr (Q == 4) transpose_step<L, 2, Q>(v);
+        transpose_step<L, 1, Q>(v);
+        for (int i = 0; i < Q; ++i) out[j * Q + i] = v[i];
+    }
+#else
+    V v[L];
+    for (int l = 0; l < L; ++l) v[l] = load<V>(base[l] + at);
+    transpose<T>(v);
+    for (int l = 0; l < L; ++l) out[l] = v[l];
+#endif
+}
+// The way back. A null place is left out.
+template <class T>
+NNSYM_INLINE void store_transposed(T* const* base, std::int64_t at, const typename Vec<T>::F* in) {
+    typedef typename Vec<T>::F V;
+    constexpr int L = kLanes<T>;
+#if defined(__AVX512F__)
+    constexpr int Q = 16 / int(sizeof(T));
+    for (int j = 0; j < 4; ++j) {
+        V v[Q];
+        for (int i = 0; i < Q; ++i) v[i] = in[j * Q + i];
+        if constexpr (Q == 4) transpose_step<L, 2, Q>(v);
+        transpose_step<L, 1, Q>(v);
+        for (int i = 0; i < Q; ++i) {
+            const __m512 x = reinterpret_cast<__m512>(v[i]);
+            auto put = [&](int b, __m128 quarter) {
+                if (T* p = base[i + b * Q]) _mm_storeu_ps(reinterpret_cast<float*>(p + at + j * Q), quarter);
+            };
+            put(0, _mm512_castps512_ps128(x));
+            put(1, _mm512_extractf32x4_ps(x, 1));
+            put(2, _mm512_extractf32x4_ps(x, 2));
+            put(3, _mm512_extractf32x4_ps(x, 3));
+        }
+    }
+#else
+    V v[L];
+    for (int l = 0; l < L; ++l) v[l] = in[l];
+    transpose<T>(v);
+    for (int l = 0; l < L; ++l)
+        if (base[l]) store(base[l] + at, v[l]);
+#endif
+}
+
 // A vector from its halves, and its halves to two places.
 template <bool High, class V, int... I>
 NNSYM_INLINE auto half(V v, Ints<I...>) {
@@ -275,6 +337,51 @@ NNSYM_INLINE void store_interleaved(P* out, V a, V b, V c, V d) {
     store(out + L, shuffle<Zip<L, true>>(ac0, bd0));
     store(out + 2 * L, shuffle<Zip<L, false>>(ac1, bd1));
     store(out + 3 * L, shuffle<Zip<L, true>>(ac1, bd1));
+}
+
+template <int L, bool Odd>
+struct Unzip {
+    static constexpr int at(int l) { return 2 * l + Odd; }
+};
+
+template <class V>
+NNSYM_INLINE V maximum(V a, V b) {
+    return a > b ? a : b;
+}
+NNSYM_INLINE Vec<float>::F magnitude(Vec<float>::F x) {
+    return reinterpret_cast<Vec<float>::F>(reinterpret_cast<Vec<float>::I>(x) & 0x7fffffff);
+}
+NNSYM_INLINE Vec<double>::F magnitude(Vec<double>::F x) {
+    return reinterpret_cast<Vec<double>::F>(reinterpret_cast<Vec<double>::I>(x) & 0x7fffffffffffffff);
+}
+
+// Whether any lane of a mask is set.
+template <class M>
+NNSYM_INLINE bool any(M mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX__)
+    return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0;
+#elif defined(__SSE2__)
+    return _mm_movemask_ps(reinterpret_cast<__m128>(mask)) != 0;
+#else
+    U64 words = reinterpret_cast<U64>(mask);
+    return (words[0] | words[1]) != 0;
+#endif
+}
+
+// floor(log2 x) of positive normal numbers; 2^k for k in the range of normal numbers.
+NNSYM_INLINE Vec<float>::I exponent(Vec<float>::F x) {
+    return (reinterpret_cast<Vec<float>::I>(x) >> 23) - 127;
+}
+NNSYM_INLINE Vec<double>::I exponent(Vec<double>::F x) {
+    return (reinterpret_cast<Vec<double>::I>(x) >> 52) - 1023;
+}
+NNSYM_INLINE Vec<float>::F power_of_two(Vec<float>::I k) {
+    return reinterpret_cast<Vec<float>::F>((k + 127) << 23);
+}
+NNSYM_INLINE Vec<double>::F power_of_two(Vec<double>::I k) {
+    return reinterpret_cast<Vec<double>::F>((k + 1023) << 52);
 }
 
 }  // namespace

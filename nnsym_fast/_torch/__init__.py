@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: MIT
+"""Torch: its tensors at the boundary, and the torch operators. Imported when a torch tensor first arrives."""
+
+from __future__ import annotations
+
+from nnsym_fast._torch.framework import FRAMEWORK, needs_grad
+from nnsym_fast._torch.matrices import MATRICES
+from nnsym_fast._torch.orbit import OrbitDataset, _touched, differentiable_act
+
+__all__ = ["FRAMEWORK", "MATRICES", "OrbitDataset", "_touched", "differentiable_act", "needs_grad"]

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: MIT
+"""The Wilson family on large matrices, one after the other through NumPy's BLAS, which has the threads.
+
+exp by Taylor polynomials with scaling and squaring: Paterson-Stockmeyer with the thresholds of the compiled kernels,
+through exp - 1 as long as that is the accurate one (csrc/cpu/wilson_exp.inl has the reasons).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnsym_fast._native import cpu
+
+__all__ = ["expm", "expm_pair", "transport", "transport_backward"]
+
+Array = npt.NDArray[Any]
+Pair = tuple[Array, Array | None]
+"""A matrix, and the tangent that is carried along (None: none)."""
+
+
+def _times(a: Pair, b: Pair) -> Pair:
+    if a[1] is None or b[1] is None:
+        return a[0] @ b[0], None
+    return a[0] @ b[0], a[0] @ b[1] + a[1] @ b[0]
+
+
+def _plus(a: Pair, b: Pair, factor: float = 1.0) -> Pair:
+    """a + factor b."""
+    if a[1] is None or b[1] is None:
+        return a[0] + factor * b[0], None
+    return a[0] + factor * b[0], a[1] + factor * b[1]
+
+
+def _scaled(a: Pair, factor: float) -> Pair:
+    return a[0] * factor, None if a[1] is None else a[1] * factor
+
+
+def _norm(a: Array) -> float:
+    return float(np.abs(a).sum(axis=0).max())
+
+
+def _taylor(a: Pair, degree: int) -> Pair:
+    """Sum of a^k / k! for k = 1 to ``degree``, which the square root's floor divides."""
+    size = max(1, math.isqrt(degree))
+    while degree % size:
+        size -= 1
+    powers = [a]
+    while len(powers) < size:
+        powers.append(_times(powers[-1], a))
+    top = degree - size
+    total: Pair | None = None
+    for begin in range(top, -1, -size):
+        # a^begin (a / (begin + 1)! + ... + a^size / (begin + size)!), and below it what the loop adds next.
+        part = _scaled(powers[0], 1 / math.factorial(begin + 1))
+        for k in range(2, size + 1):
+            part = _plus(part, powers[k - 1], 1 / math.factorial(begin + k))
+        if total is not None:
+            part = _plus(part, _times(powers[-1], total))
+        total = part
+    assert total is not None
+    return total
+
+
+def _exponential(a: Pair) -> tuple[Pair, float]:
+    """(m, f): the exponential is m + f 1."""
+    value = a[0]
+    dtype = value.real.dtype
+    norm = _norm(value)
+    if not math.isfinite(norm):
+        nan = np.full_like(value, np.nan)
+        return (nan, None if a[1] is None else nan), math.nan
+    degrees: list[tuple[int, float]] = cpu.TAYLOR[dtype.name]
+    if a[1] is not None:  # the derivative of the polynomial is one degree shorter
+        unit = float(np.finfo(dtype).eps) / 2
+        degrees = [(m, (unit * math.factorial(m)) ** (1 / m)) for m, _ in degrees]
+    for degree, theta in degrees:
+        if norm <= theta:
+            return _taylor(a, degree), 1.0
+    degree, theta = degrees[-1]
+    count = min(max(0, math.ceil(math.log2(norm / theta))), 1000 if dtype == np.float64 else 120)
+    scaled = _scaled(a, 2.0**-count)
+    # All powers past the first are products of squares and cubes: Al-Mohy and Higham 2009.
+    square = scaled[0] @ scaled[0]
+    alpha = max(_norm(square) ** 0.5, _norm(square @ scaled[0]) ** (1 / 3))
+    spare = min(count, max(0, math.floor(math.log2(theta / alpha)))) if alpha > 0 else count
+    count -= spare
+    m, f = _taylor(_scaled(scaled, 2.0**spare), degree), 1.0
+    diagonal = np.arange(len(value))
+    for _ in range(count):
+        if f:
+            whole = m[0].copy()
+            whole[diagonal, diagonal] += 1
+            if _norm(whole) < 0.5:
+                m, f = (whole, m[1]), 0.0
+        squared = _times(m, m)
+        m = _plus(squared, m, 2 * f) if f else squared
+    return m, f
+
+
+def _with_identity(m: Array, f: float) -> Array:
+    index = np.arange(len(m))
+    m[index, index] += f
+    return m
+
+
+def expm(a: Array) -> Array:
+    """exp of every matrix (n, d, d)."""
+    out = np.empty_like(a)
+    for i, matrix in enumerate(a):
+        m, f = _exponential((matrix, None))
+        out[i] = _with_identity(m[0], f)
+    return out
+
+
+def expm_pair(a: Array, tangent: Array) -> tuple[Array, Array]:
+    """exp of every matrix, and its derivative along ``tangent``."""
+    out, derivative = np.empty_like(a), np.empty_like(a)
+    for i in range(len(a)):
+        m, f = _exponential((a[i], tangent[i]))
+        assert m[1] is not None
+        out[i], derivative[i] = _with_identity(m[0], f), m[1]
+    return out, derivative
+
+
+def _commutator(a: Array, b: Array) -> Array:
+    result: Array = a @ b - b @ a
+    return result
+
+
+def _magnus(a: Array, order: int) -> Array:
+    """Exponent from dt A at the nodes, (nodes, d, d)."""
+    if order == 2:
+        first: Array = a[0]
+        return first
+    if order == 4:
+        result: Array = (a[0] + a[1]) / 2 + math.sqrt(3) / 12 * _commutator(a[1], a[0])
+        return result
+    a1, a2, a3 = _order6(a)
+    c1 = _commutator(a1, a2)
+    c2 = -_commutator(a1, 2 * a3 + c1) / 60
+    result = a1 + a3 / 12 + _commutator(-20 * a1 - a3 + c1, a2 + c2) / 240
+    return result
+
+
+def _order6(a: Array) -> tuple[Array, Array, Array]:
+    return a[1], math.sqrt(15) / 3 * (a[2] - a[0]), 10 / 3 * (a[2] - 2 * a[1] + a[0])
+
+
+def _adjoint(a: Array) -> Array:
+    result: Array = np.conj(np.swapaxes(a, -1, -2))
+    return result
+
+
+def _magnus_backward(g: Array, a: Array, order: int) -> Array:
+    """Gradient with respect to dt A at the nodes, from that of the exponent."""
+    if order == 2:
+        return g[None]
+    if order == 4:
+        s = math.sqrt(3) / 12
+        return np.stack([g / 2 + s * _commutator(_adjoint(a[1]), g), g / 2 - s * _commutator(_adjoint(a[0]), g)])
+    a1, a2, a3 = _order6(a)
+    c1 = _commutator(a1, a2)
+    y = 2 * a3 + c1
+    p, q = -20 * a1 - a3 + c1, a2 - _commutator(a1, y) / 60
+    gp, g2 = _commutator(g, _adjoint(q)) / 240, _commutator(_adjoint(p), g) / 240
+    g1, g3, gc1, gc2 = g - 20 * gp, g / 12 - gp, gp, -g2 / 60
+    g1 = g1 + _commutator(gc2, _adjoint(y))
+    gy = _commutator(_adjoint(a1), gc2)
+    g3, gc1 = g3 + 2 * gy, gc1 + gy
+    g1, g2 = g1 + _commutator(gc1, _adjoint(a2)), g2 + _commutator(_adjoint(a1), gc1)
+    r = math.sqrt(15) / 3
+    return np.stack([10 / 3 * g3 - r * g2, g1 - 20 / 3 * g3, 10 / 3 * g3 + r * g2])
+
+
+def _step(dt: Array, i: int, k: int) -> Any:
+    return dt[i if dt.shape[0] > 1 else 0, k if dt.shape[1] > 1 else 0]
+
+
+def _normalise(x: Array) -> tuple[Array, int]:
+    largest = float(np.maximum(np.abs(x.real), np.abs(x.imag)).max())
+    exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    factor = x.real.dtype.type(2.0)
+    return x * factor ** -(exponent // 2) * factor ** -(exponent - exponent // 2), exponent
+
+
+def transport(
+    w: Array,
+    dt: Array | None,
+    x0: Array | None,
+    b: Array | None,
+    order: int,
+    cumulative: bool,
+    log_scale: bool,
+) -> tuple[Array, Array | None]:
+    """States of every path, as ``_wilson.transport``."""
+    n, steps, _, d, _ = w.shape
+    c = d if x0 is None else x0.shape[-1]
+    out = np.empty((n, steps + 1, d, c) if cumulative else (n, 1, d, c), w.dtype)
+    exponent = np.zeros(out.shape[:2], np.int32)
+    for i in range(n):
+        x = np.eye(d, dtype=w.dtype) if x0 is None else x0[i]
+        total = 0
+        for k in range(steps + 1):
+            if k:
+                if order:
+                    assert dt is not None
+                    m, f = _exponential((_magnus(w[i, k - 1] * _step(dt, i, k - 1), order), None))
+                    x = m[0] @ x + f * x
+                else:
+                    x = w[i, k - 1, 0] @ x
+                if b is not None:
+                    x = x + b[i, k - 1]
+            if log_scale:
+                x, more = _normalise(x)
+                total += more
+            at = k if cumulative else 0
+            out[i, at], exponent[i, at] = x, total
+    if not cumulative:
+        return out[:, 0], exponent[:, 0] if log_scale else None
+    return out, exponent if log_scale else None
+
+
+def transport_backward(
+    w: Array,
+    dt: Array | None,
+    x0: Array | None,
+    states: Array | None,
+    shift: Array | None,
+    grad: Array,
+    order: int,
+) -> tuple[Array, Array | None, Array]:
+    """Vector-Jacobian product, as ``_wilson.transport_backward``."""
+    n, steps, _, d, _ = w.shape
+    every = grad.ndim == 4
+    gw = np.empty_like(w)
+    gdt = np.zeros((n, steps), w.real.dtype)
+    gx0 = np.empty((n, d, grad.shape[-1]), w.dtype)
+    for i in range(n):
+        factor = np.ones(steps, w.real.dtype) if shift is None else np.ldexp(w.real.dtype.type(1), -shift[i])
+        state = _recall(w[i], dt, x0, states, factor, order, i)
+        lam = grad[i, -1] if every else grad[i]
+        for k in range(steps - 1, -1, -1):
+            lam = lam * factor[k]
+            link = lam @ _adjoint(state(k))
+            if order == 0:
+                gw[i, k, 0] = link
+                lam = _adjoint(w[i, k, 0]) @ lam
+            else:
+                assert dt is not None
+                step = _step(dt, i, k)
+                nodes = w[i, k] * step
+                m, f = _exponential((_adjoint(_magnus(nodes, order)), link))
+                assert m[1] is not None
+                g = _magnus_backward(m[1], nodes, order)
+                gdt[i, k] = np.vdot(g, w[i, k]).real
+                gw[i, k] = g * step
+                lam = m[0] @ lam + f * lam
+            if every:
+                lam = lam + grad[i, k]
+        gx0[i] = lam
+    return gw, gdt if order else None, gx0
+
+
+def _recall(
+    w: Array, dt: Array | None, x0: Array | None, states: Array | None, factor: Array, order: int, path: int
+) -> Callable[[int], Array]:
+    """States of one path, asked for in falling order: given ones, or recomputed from every sqrt(T)-th."""
+    if states is not None:
+        given = states[path]
+        return lambda k: given[k]
+    steps, d = w.shape[0], w.shape[-1]
+    length = max(1, math.isqrt(max(0, steps - 1)) + 1)
+
+    def run(x: Array, begin: int, end: int) -> list[Array]:
+        found = [x]
+        for k in range(begin, end):
+            if order:
+                assert dt is not None
+                m, f = _exponential((_magnus(w[k] * _step(dt, path, k), order), None))
+                x = m[0] @ x + f * x
+            else:
+                x = w[k, 0] @ x
+            x = x * factor[k]
+            found.append(x)
+        return found
+
+    marks = [np.eye(d, dtype=w.dtype) if x0 is None else x0[path]]
+    for begin in range(0, steps - length, length):
+        marks.append(run(marks[-1], begin, begin + length)[-1])
+    held: dict[int, list[Array]] = {}
+
+    def state(k: int) -> Array:
+        chunk = k // length
+        if chunk not in held:
+            held.clear()
+            held[chunk] = run(marks[chunk], chunk * length, min(steps, (chunk + 1) * length) - 1)
+        return held[chunk][k - chunk * length]
+
+    return state
