@@ -13,6 +13,7 @@ MAX_OUTER: int
 TAYLOR: dict[str, list[tuple[int, float]]]
 LARGEST_LANES: list[int]
 LARGEST_TILES: list[int]
+TILES_AT: int
 
 Use = tuple[int, bool, float, int]
 Loop = tuple[int, int, int, Use]

@@ -33,12 +33,12 @@ def _kind(dtype: np.dtype[Any]) -> int:
 
 def _tiles(kind: int, d: int) -> bool:
     """Whether one matrix at a time is faster than a batch of them in the lanes."""
-    return bool(d > cpu.LARGEST_LANES[kind])
+    return d > cpu.LARGEST_LANES[kind] or d == cpu.TILES_AT
 
 
 def _large(kind: int, d: int) -> bool:
     """Whether a BLAS is faster than the kernels."""
-    return bool(d > cpu.LARGEST_TILES[kind])
+    return d > cpu.LARGEST_TILES[kind]
 
 
 def _workers(kind: int, d: int) -> int:
@@ -192,7 +192,7 @@ def transport_backward(
     kind = _kind(w.dtype)
     if _large(kind, d):
         return _wilson_blas.transport_backward(w, dt, x0, states, shift, grad, order)
-    if states is not None and steps > 1 and n * 2 <= _workers(kind, d):
+    if states is not None and n and steps > 1 and n * 2 <= _workers(kind, d):
         return _backward_by_steps(w, dt, states, shift, grad, order)
     gw: Array = empty(w.shape, w.dtype)
     gdt: Array | None = empty((n, steps), w.real.dtype) if order else None

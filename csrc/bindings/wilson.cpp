@@ -222,5 +222,6 @@ void bind_wilson(py::module_& m) {
     m.def("lanes", [](bool wide) { return nnsym::kernels().wilson->lanes[wide]; }, py::arg("float64"));
     m.attr("TAYLOR") = py::dict(py::arg("float32") = degrees<float>(), py::arg("float64") = degrees<double>());
     m.attr("LARGEST_LANES") = std::vector<int>(kLargestLanes, kLargestLanes + kKinds);
+    m.attr("TILES_AT") = kTilesAt;
     m.attr("LARGEST_TILES") = std::vector<int>(kLargestTiles, kLargestTiles + kKinds);
 }

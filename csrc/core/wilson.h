@@ -62,10 +62,11 @@ struct Kernels {
     double (*multiply_add[2])(std::int64_t count);
 };
 
-// Largest d for which a batch in the lanes is the faster layout, by kind and by whether paths fill the lanes; above
-// kLargestTiles a BLAS is. Chosen by benchmarks/switch_points.py.
-inline constexpr std::int32_t kLargestLanes[kKinds] = {12, 12, 8, 8};
-inline constexpr std::int32_t kLargestTiles[kKinds] = {192, 192, 128, 128};
+// Which layout serves which d, by kind: lanes up to kLargestLanes save at kTilesAt, which fills whole lines; tiles up
+// to kLargestTiles; above it a BLAS. benchmarks/switch_points.py measures both sides of every switch.
+inline constexpr std::int32_t kLargestLanes[kKinds] = {24, 20, 20, 20};
+inline constexpr std::int32_t kTilesAt = 16;
+inline constexpr std::int32_t kLargestTiles[kKinds] = {256, 256, 192, 192};
 
 void run(const Job&, int threads);  // validates nothing; throws std::bad_alloc
 

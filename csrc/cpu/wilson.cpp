@@ -3,6 +3,7 @@
 // clang-format off: in the order in which they build on each other
 #include "../core/wilson.h"
 #include "../math/expm.h"
+#include "../simd/math.h"
 #include "../simd/storage.h"
 // clang-format on
 
@@ -33,6 +34,7 @@ NNSYM_INLINE V modulus(const V* a, std::int64_t plane, std::int64_t i) {
 #include "wilson_lanes.inl"
 #include "wilson_tiles.inl"
 #include "wilson_exp.inl"
+#include "wilson_magnus.inl"
 #include "wilson_line.inl"
 // clang-format on
 
@@ -40,28 +42,27 @@ namespace {
 
 using nnsym::wilson::Job;
 
-// Dimensions with kernels of their own; 0: any.
-template <class T, int Field, template <class, int, int> class Layout, class Call>
-auto by_dimension(const Job& job, Call call) {
+// Dimensions with kernels of their own, where loops of known length pay (for complex numbers up to 4); 0: any.
+template <class T, int Field, class Call>
+void by_dimension(const Job& job, Call call) {
     switch (job.d) {
-        case 1:
-            return call(static_cast<Line<Layout<T, Field, 1>>*>(nullptr));
         case 2:
-            return call(static_cast<Line<Layout<T, Field, 2>>*>(nullptr));
+            return call(static_cast<Line<Lanes<T, Field, 2>>*>(nullptr));
         case 3:
-            return call(static_cast<Line<Layout<T, Field, 3>>*>(nullptr));
+            return call(static_cast<Line<Lanes<T, Field, 3>>*>(nullptr));
         case 4:
-            return call(static_cast<Line<Layout<T, Field, 4>>*>(nullptr));
+            return call(static_cast<Line<Lanes<T, Field, 4>>*>(nullptr));
         case 8:
-            return call(static_cast<Line<Layout<T, Field, 8>>*>(nullptr));
+            if constexpr (Field == 1) return call(static_cast<Line<Lanes<T, Field, 8>>*>(nullptr));
+            [[fallthrough]];
         default:
-            return call(static_cast<Line<Layout<T, Field, 0>>*>(nullptr));
+            return call(static_cast<Line<Lanes<T, Field, 0>>*>(nullptr));
     }
 }
 
 template <class T, int Field>
 void run_lanes(const Job& job, std::int64_t first, int count, void* scratch) {
-    by_dimension<T, Field, Lanes>(
+    by_dimension<T, Field>(
         job, [&](auto* line) { std::remove_pointer_t<decltype(line)>(job, first, count, scratch).run(); });
 }
 template <class T, int Field>

@@ -59,6 +59,12 @@ struct Exponential {
         V poison = {};
         const V norm = be.norm(a, poison);
         f = s(1) + poison;
+        if (B::kField == 1 && B::kBatch > 1 && be.d() == 1) {  // numbers
+            f = f - s(1);
+            room[4][0] = Math<T>::exp(a[0]);
+            if (Algebra == 2) room[4][1] = room[4][0] * a[1];
+            return room[4];
+        }
         int i = 0;
         while (i <= kTop && any(norm > s(theta(i)))) ++i;
         if (i > kTop) return scaled(a, norm, f);

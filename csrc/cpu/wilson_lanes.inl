@@ -67,7 +67,7 @@ struct LaneStreams {
         const std::int64_t room = (s.steps - next < s.block ? s.steps - next : s.block) * s.unit;
         for (int l = 0; l < kBatch; ++l)
             for (std::int64_t i = 0; i < room; i += 64 / std::int64_t(sizeof(T)))
-                __builtin_prefetch(s.base[l] + next * s.unit + i);
+                __builtin_prefetch(s.base[l] + next * s.unit + i, 0, 2);
     }
     static __attribute__((noinline)) void store_block(Stream& s) {
         if (s.low == s.high) return;
@@ -237,6 +237,17 @@ struct Lanes : LaneStreams<T> {
         const std::int64_t n = std::int64_t(rows) * cols;
         for (std::int64_t e = 0; e < n; ++e)
             for (int u = 0; u < Field; ++u) out[u * n + e] = p[e * Field + u] * f;
+    }
+    // The adjoint of f times the matrix.
+    void fetch_adjoint(V* out, Stream& s, std::int64_t k, std::int64_t offset, int rows, int cols, V f, V*) const {
+        const V* p = staged(s, k) + offset;
+        const std::int64_t n = std::int64_t(rows) * cols;
+        for (int j = 0; j < cols; ++j)
+            for (int i = 0; i < rows; ++i)
+                for (int u = 0; u < Field; ++u) {
+                    const V x = p[(std::int64_t(i) * cols + j) * Field + u] * f;
+                    out[u * n + std::int64_t(j) * rows + i] = u ? -x : x;
+                }
     }
     static const V* view(V* room, Stream& s, std::int64_t k, int rows, int cols) {
         if (Field == 1) return staged(s, k);

@@ -19,7 +19,7 @@ struct Line {
     std::int64_t path[kBatch];  // of each lane; lanes past the last path repeat the first
     int count, d, c;
     std::int64_t square, state;  // vectors of a link and of a state, all planes
-    V* magnus_room[8];
+    Magnus<B> magnus;
 
     Line(const Job& j, std::int64_t first, int n, void* scratch)
         : job(j),
@@ -29,9 +29,9 @@ struct Line {
           d(j.d),
           c(j.c),
           square(F * be.square()),
-          state(F * B::vectors(j.d, j.c)) {
+          state(F * B::vectors(j.d, j.c)),
+          magnus(be, j.order, arena) {
         for (int l = 0; l < kBatch; ++l) path[l] = first + (l < n ? l : 0);
-        for (V*& p : magnus_room) p = j.order > 2 ? take(square) : nullptr;
     }
 
     static std::int64_t scratch_vectors(const Job& j) {
@@ -107,86 +107,6 @@ struct Line {
         return dt;
     }
 
-    void commutator(V* out, const V* a, const V* b, V* room) {
-        be.template product<1, false>(room, b, a);
-        be.template product<1, true>(out, a, b, s(-1), room);
-    }
-    void combine_to(V* out, double x, const V* a, double y, const V* b) { combine(out, square, s(x), a, s(y), b); }
-    V* node(V* nodes, int i) const { return nodes + i * square; }
-
-    // Magnus exponents: nodes hold dt A_i. Order 6: Blanes, Casas, Oteo, Ros 2009, section 5.
-    static constexpr double kOrder4 = 0.14433756729740644113;  // sqrt(3) / 12
-    static constexpr double kOrder6 = 1.2909944487358056284;   // sqrt(15) / 3
-    struct Order6 {
-        V *a1, *a2, *c1, *y, *p, *q;
-    };
-    Order6 order6(V* nodes) {
-        V** r = magnus_room;
-        Order6 o{node(nodes, 1), r[0], r[1], r[2], r[3], r[4]};
-        combine_to(o.a2, kOrder6, node(nodes, 2), -kOrder6, node(nodes, 0));
-        combine(r[5], square, s(10.0 / 3), node(nodes, 2), s(-20.0 / 3), node(nodes, 1), s(10.0 / 3),
-                node(nodes, 0));  // a3
-        commutator(o.c1, o.a1, o.a2, r[6]);
-        combine_to(o.y, 2, r[5], 1, o.c1);
-        commutator(o.q, o.a1, o.y, r[6]);
-        combine_to(o.q, -1.0 / 60, o.q, 1, o.a2);
-        combine(o.p, square, s(-20), o.a1, s(-1), r[5], s(1), o.c1);
-        return o;
-    }
-    void magnus(V* omega, V* nodes) {
-        if (job.order == 4) {
-            commutator(omega, node(nodes, 1), node(nodes, 0), magnus_room[0]);
-            combine(omega, square, s(kOrder4), omega, s(0.5), node(nodes, 0), s(0.5), node(nodes, 1));
-        } else {
-            Order6 o = order6(nodes);
-            V* a3 = magnus_room[5];
-            commutator(omega, o.p, o.q, magnus_room[6]);
-            combine(omega, square, s(1.0 / 240), omega, s(1), o.a1, s(1.0 / 12), a3);
-        }
-    }
-    // g: gradient of Omega, overwritten; out: gradients of the nodes, which are read too (out is not nodes).
-    void magnus_backward(V* out, V* g, V* nodes) {
-        V** r = magnus_room;
-        if (job.order == 4) {
-            for (int i = 0; i < 2; ++i) {
-                be.adjoint(r[0], node(nodes, 1 - i), d, d);
-                commutator(node(out, i), r[0], g, r[1]);
-                const double sign = i ? -kOrder4 : kOrder4;
-                combine_to(node(out, i), sign, node(out, i), 0.5, g);
-            }
-            return;
-        }
-        Order6 o = order6(nodes);  // r[5] .. r[7] are free now
-        V *h = r[5], *room = r[6], *gp = r[7];
-        V *g1 = node(out, 0), *g2 = node(out, 1), *g3 = node(out, 2);
-        be.adjoint(h, o.q, d, d);
-        commutator(gp, g, h, room);
-        combine(gp, square, s(1.0 / 240), gp);
-        be.adjoint(h, o.p, d, d);
-        commutator(g2, h, g, room);
-        combine(g2, square, s(1.0 / 240), g2);
-        combine_to(g1, 1, g, -20, gp);
-        combine_to(g3, 1.0 / 12, g, -1, gp);
-        V *gc1 = gp, *gc2 = g;
-        combine(gc2, square, s(-1.0 / 60), g2);
-        be.adjoint(h, o.y, d, d);
-        commutator(o.p, gc2, h, room);
-        combine_to(g1, 1, g1, 1, o.p);
-        be.adjoint(h, o.a1, d, d);
-        commutator(o.p, h, gc2, room);  // gradient of y = 2 a3 + c1
-        combine_to(g3, 1, g3, 2, o.p);
-        combine_to(gc1, 1, gc1, 1, o.p);
-        commutator(o.p, h, gc1, room);
-        combine_to(g2, 1, g2, 1, o.p);
-        be.adjoint(h, o.a2, d, d);
-        commutator(o.p, gc1, h, room);
-        combine_to(g1, 1, g1, 1, o.p);
-        for (std::int64_t i = 0; i < square; ++i) {
-            const V x = g1[i], y = g2[i] * s(kOrder6), z = g3[i] * s(10.0 / 3);
-            g1[i] = z - y, g2[i] = x - z - z, g3[i] = z + y;
-        }
-    }
-
     // The exponent of step k; for nodes, dt A_i of all of them are left there.
     V* exponent_of(Links& links, std::int64_t k, V* omega, V* nodes) {
         const V dt = step_size(links, k);
@@ -195,8 +115,8 @@ struct Line {
             return omega;
         }
         for (int i = 0; i < job.nodes(); ++i)
-            B::fetch(node(nodes, i), links.w, k, std::int64_t(i) * F * d * d, d, d, dt);
-        magnus(omega, nodes);
+            B::fetch(nodes + i * square, links.w, k, std::int64_t(i) * F * d * d, d, d, dt);
+        magnus.exponent(omega, nodes);
         return omega;
     }
 
@@ -251,8 +171,14 @@ struct Line {
         V f;
         const V* m = exponential.run(exponent_of(links, k, room.omega, room.nodes), f);
         if (from) return be.template product<true>(to, m, from, d, d, c, f, from);
-        for (std::int64_t i = 0; i < state; ++i) to[i] = m[i] + (f - f);  // all of it NaN, if f is
+        copy(to, m);
+        spread(to, f);
         be.add_identity(to, f);
+    }
+    // A factor that is NaN makes all of a matrix NaN.
+    void spread(V* a, V f) const {
+        if (!any(f != f)) return;
+        for (std::int64_t i = 0; i < square; ++i) a[i] += f - f;
     }
     void copy(V* out, const V* in) const {
         for (std::int64_t i = 0; i < state; ++i) out[i] = in[i];
@@ -353,9 +279,10 @@ struct Line {
                 }
             }
             for (std::int64_t k = end - 1; k >= begin; --k) {
-                const V* x = job.states ? before : inside + (k - begin) * state;
-                if (job.states) B::fetch(before, states, k, 0, d, c, s(1));
-                be.adjoint(added, x, d, c);
+                if (job.states)
+                    be.fetch_adjoint(added, states, k, 0, d, c, s(1), before);
+                else
+                    be.adjoint(added, inside + (k - begin) * state, d, c);
                 const I shift = shift_of(k);
                 if (job.shift)
                     for (std::int64_t i = 0; i < state; ++i) lambda[i] = ldexp(lambda[i], -shift);
@@ -367,25 +294,27 @@ struct Line {
                     be.template product<false>(next, room.omega, lambda, d, d, c);
                 } else {
                     V* ah = room.omega;  // the pair: adjoint of the exponent, then the gradient of the link
-                    exponent_of(u, k, g, room.nodes);
-                    be.adjoint(ah, g, d, d);
+                    const V dt = step_size(u, k);
+                    if (job.order == 2)
+                        be.fetch_adjoint(ah, u.w, k, 0, d, d, dt, g);
+                    else
+                        be.adjoint(ah, exponent_of(u, k, g, room.nodes), d, d);
                     be.template product<false>(ah + square, lambda, added, d, c, d);
                     V f;
                     V* r = pair.run(ah, f);
                     be.template product<true>(next, r, lambda, d, d, c, f, lambda);
                     V* derivative = r + square;
-                    for (std::int64_t i = 0; i < square; ++i) derivative[i] += f - f;
-                    if (job.order > 2) magnus_backward(gnodes, derivative, room.nodes);
+                    spread(derivative, f);
+                    if (job.order > 2) magnus.backward(gnodes, derivative, room.nodes);
                     V* gn = job.order > 2 ? gnodes : derivative;
-                    const V dt = step_size(u, k);
                     V sum = {};
                     for (int i = 0; i < job.nodes(); ++i) {
                         const std::int64_t offset = std::int64_t(i) * F * d * d;
                         if (job.gdt) {
                             B::fetch(g, u.w, k, offset, d, d, s(1));
-                            for (std::int64_t e = 0; e < square; ++e) sum += g[e] * node(gn, i)[e];
+                            for (std::int64_t e = 0; e < square; ++e) sum += g[e] * (gn + i * square)[e];
                         }
-                        B::put(gw, k, offset, d, d, node(gn, i), dt);
+                        B::put(gw, k, offset, d, d, (gn + i * square), dt);
                     }
                     if (job.gdt) B::put_scalar(gdt, k, B::whole(sum, plus));
                 }
@@ -426,7 +355,7 @@ struct Line {
         B::fetch(a + square, e, 0, 0, d, d, s(1));
         V f;
         V* m = pair.run(a, f);
-        for (std::int64_t i = 0; i < square; ++i) m[square + i] += f - f;
+        spread(m + square, f);
         B::put(out, 0, 0, d, d, m + square, s(1));
         B::finish(out);
     }

@@ -207,6 +207,10 @@ struct Tiles {
             }
         }
     }
+    void fetch_adjoint(V* out, Stream& s, std::int64_t k, std::int64_t offset, int rows, int cols, V f, V* room) const {
+        fetch(room, s, k, offset, rows, cols, f);
+        adjoint(out, room, rows, cols);
+    }
     static const V* view(V* room, Stream& s, std::int64_t k, int rows, int cols) {
         fetch(room, s, k, 0, rows, cols, splat<V>(T(1)));
         return room;

@@ -235,65 +235,45 @@ NNSYM_INLINE void transpose(typename Vec<T>::F* v) {
 }
 
 // L numbers from each of L places, transposed: lane l of out[e] is element e of place l. Quarters of vectors come from
-// memory in their places, which leaves the two inner steps of the transpose.
+// memory in their places, which leaves the two inner steps of the transpose; all of a place at once, as the places
+// often share a set of the cache.
 template <class T>
 NNSYM_INLINE void load_transposed(T* const* base, std::int64_t at, typename Vec<T>::F* out) {
     typedef typename Vec<T>::F V;
     constexpr int L = kLanes<T>;
+    V v[L];
 #if defined(__AVX512F__)
     constexpr int Q = 16 / int(sizeof(T));  // numbers of a quarter
-    for (int j = 0; j < 4; ++j) {
-        V v[Q];
-        for (int i = 0; i < Q; ++i) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Q; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
             auto quarter = [&](int b) {
                 return _mm_loadu_ps(reinterpret_cast<const float*>(base[i + b * Q] + at + j * Q));
             };
             __m512 x = _mm512_castps128_ps512(quarter(0));
             x = _mm512_insertf32x4(x, quarter(1), 1);
             x = _mm512_insertf32x4(x, quarter(2), 2);
-            v[i] = reinterpret_cast<V>(_mm512_insertf32x4(x, quarter(3), 3));
+            v[j * Q + i] = reinterpret_cast<V>(_mm512_insertf32x4(x, quarter(3), 3));
         }
-        if constexpr (Q == 4) transpose_step<L, 2, Q>(v);
-        transpose_step<L, 1, Q>(v);
-        for (int i = 0; i < Q; ++i) out[j * Q + i] = v[i];
-    }
+    if constexpr (Q == 4) transpose_step<L, 2, L>(v);
+    transpose_step<L, 1, L>(v);
 #else
-    V v[L];
     for (int l = 0; l < L; ++l) v[l] = load<V>(base[l] + at);
     transpose<T>(v);
-    for (int l = 0; l < L; ++l) out[l] = v[l];
 #endif
+    for (int l = 0; l < L; ++l) out[l] = v[l];
 }
 // The way back. A null place is left out.
 template <class T>
 NNSYM_INLINE void store_transposed(T* const* base, std::int64_t at, const typename Vec<T>::F* in) {
     typedef typename Vec<T>::F V;
     constexpr int L = kLanes<T>;
-#if defined(__AVX512F__)
-    constexpr int Q = 16 / int(sizeof(T));
-    for (int j = 0; j < 4; ++j) {
-        V v[Q];
-        for (int i = 0; i < Q; ++i) v[i] = in[j * Q + i];
-        if constexpr (Q == 4) transpose_step<L, 2, Q>(v);
-        transpose_step<L, 1, Q>(v);
-        for (int i = 0; i < Q; ++i) {
-            const __m512 x = reinterpret_cast<__m512>(v[i]);
-            auto put = [&](int b, __m128 quarter) {
-                if (T* p = base[i + b * Q]) _mm_storeu_ps(reinterpret_cast<float*>(p + at + j * Q), quarter);
-            };
-            put(0, _mm512_castps512_ps128(x));
-            put(1, _mm512_extractf32x4_ps(x, 1));
-            put(2, _mm512_extractf32x4_ps(x, 2));
-            put(3, _mm512_extractf32x4_ps(x, 3));
-        }
-    }
-#else
     V v[L];
     for (int l = 0; l < L; ++l) v[l] = in[l];
     transpose<T>(v);
     for (int l = 0; l < L; ++l)
         if (base[l]) store(base[l] + at, v[l]);
-#endif
 }
 
 // A vector from its halves, and its halves to two places.

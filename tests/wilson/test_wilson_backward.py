@@ -13,7 +13,7 @@ from functools import cache, cached_property
 import numpy as np
 import pytest
 import tolerances
-from test_wilson_kernels import ORDERS, case, columns
+from test_wilson_kernels import LARGE, ORDERS, SIZES, case, columns
 from tolerances import EPSILON
 from wilson_cases import (
     BATCHES,
@@ -35,9 +35,6 @@ Gradients = tuple[Array, Array | None, Array]
 def length(a: Array) -> Array:
     """The norm of everything that belongs to a path."""
     return np.sqrt(inner(a, a))
-
-
-SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 17, 24, 31, 32, 33, 48, 65, 130)
 
 
 class Problem:
@@ -106,8 +103,8 @@ class Problem:
 def problems(order: int, dtype: str) -> tuple[Problem, ...]:
     """Every size with two or three numbers of columns; the numbers of paths and steps go round."""
     found: list[Problem] = []
-    for d in SIZES:
-        for c in columns(d)[d % 2 :: 2] if d <= 17 else columns(d)[order // 2 :: 3]:
+    for d in (*SIZES, LARGE[dtype]):
+        for c in columns(d)[d % 2 :: 2] if d <= 17 else columns(d)[order // 2 :: 3 if d < 100 else 5]:
             number = len(found)
             n = BATCHES[number % len(BATCHES)] if d <= 17 else (2, 1, 3)[number % 3]
             steps = (3, 1, 5, 2)[number % 4] if d < 40 else 2
@@ -193,7 +190,15 @@ def real_scale(dtype: str, value: float) -> Array:
 def test_single_precision_has_the_gradients_of_double(isa: str, order: int) -> None:
     """Link by link, which one inner product for a path would not see."""
     for narrow in ("float32", "complex64"):
-        for n, steps, d in ((9, 4, 2), (1, 80, 3), (17, 3, 4), (5, 4, 9), (3, 3, 16), (2, 3, 33), (1, 2, 130)):
+        for n, steps, d in (
+            (9, 4, 2),
+            (1, 80, 3),
+            (17, 3, 4),
+            (5, 4, 9),
+            (3, 3, 16),
+            (2, 3, 33),
+            (1, 2, LARGE[narrow]),
+        ):
             for cumulative in (False, True):
                 problem = Problem(n, steps, d, None, order, narrow, cumulative)
                 gw, gdt, gx0 = problem.backward(None, None)
@@ -241,7 +246,7 @@ def test_no_steps_and_no_paths(isa: str, order: int) -> None:
     for dtype in DTYPES:
         for n, steps in ((3, 0), (0, 3), (0, 0)):
             for cumulative in (False, True):
-                for d in (2, 17, 130):
+                for d in (2, 17, LARGE[dtype]):
                     problem = Problem(n, steps, d, None, order, dtype, cumulative)
                     gw, gdt, gx0 = problem.backward(problem.states(), None)
                     assert gw.shape == problem.w.shape
@@ -271,7 +276,7 @@ def test_paths_do_not_see_each_other(isa: str, dtype: str) -> None:
 
 def test_inputs_are_only_read(isa: str) -> None:
     for order in ORDERS:
-        for d, steps in ((3, 20), (17, 20), (130, 2)):
+        for d, steps in ((3, 20), (17, 20), (200, 2)):
             problem = Problem(2, steps, d, 2, order, "float64", True)
             states = problem.states()
             arrays = [problem.w, problem.x0, problem.grad, states, *([problem.dt] if order else [])]

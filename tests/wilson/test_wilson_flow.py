@@ -239,3 +239,29 @@ def test_reparametrised_time(isa: str, order: int) -> None:
     assert off(same, x) <= tolerances.steps("float64", 6)
     other = wilson.affine_flow(w / slow, b, x0, 0.2 * clock, magnus_order=order)
     assert off(other, x) > 1e-2, "b must change with w"
+
+
+def test_infinitesimal_reparametrisations(isa: str) -> None:
+    """t -> t + e f(t): w -> w - e d/dt(w f), b -> b - e d/dt(b f) changes x(T) by O(e^2), if f(0) = f(T) = 0."""
+    time, h = 2.0, 1e-5
+    t = wilson.gauss_nodes(0.0, time, 200, 6)
+
+    def shifted(field: Callable[[Array], Array], scale: float, whole: bool = True) -> Array:
+        """field - scale d/dt (field f), or without the part f_dot, as for a scalar."""
+
+        def product(s: Array) -> Array:
+            f = np.sin(np.pi * (s if whole else t) / time)
+            return field(s) * f.reshape(*f.shape, *[1] * (field(s).ndim - f.ndim))
+
+        return field(t) - scale * (product(t + h) - product(t - h)) / (2 * h)
+
+    x = wilson.affine_flow(smooth_w(t), smooth_b(t), X0, time / 200, magnus_order=6)
+    sizes, orders = [0.08, 0.04, 0.02, 0.01], []
+    for whole in (True, False):
+        errors = []
+        for scale in sizes:
+            w, b = shifted(smooth_w, scale, whole), shifted(smooth_b, scale, whole)
+            errors.append(float(norm(wilson.affine_flow(w, b, X0, time / 200, magnus_order=6) - x, axes=1)))
+        orders.append(fitted_order(errors, [round(1 / scale) for scale in sizes]))
+    assert abs(orders[0] - 2) < tolerances.SLOPE
+    assert abs(orders[1] - 1) < tolerances.SLOPE, "a negative control"

@@ -238,3 +238,20 @@ def test_magnus_steps_break_covariance_at_their_order(isa: str, order: int) -> N
         g, _ = frame(np.linspace(0, 2, n + 1))
         moved = wilson.ordered_product(wilson.gauge_transform(u, g))
         assert broken(every[-1], moved) <= tolerances.steps("float64", n) * condition(g) ** 2
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_higgs_field_turns_with_the_frame(isa: str, order: int) -> None:
+    """x -> g(t) x for w -> g w g^-1 + g_dot g^-1 and b -> g b, up to the error of the steps."""
+    x0, counts, errors, wrong = np.array([1.0, -0.5]), [16, 24, 32, 48], [], []
+    (end, start), _ = frame(np.array([2.0, 0.0]))
+    for n in counts:
+        t = wilson.gauss_nodes(0.0, 2.0, n, order)
+        b = np.stack([np.sin(3 * t), np.exp(-t)], axis=-1)
+        turned = (frame(t)[0] @ b[..., None])[..., 0]
+        x = wilson.affine_flow(field(t), b, x0, 2 / n, magnus_order=order)
+        for higgs, found in ((turned, errors), (b, wrong)):
+            moved = wilson.affine_flow(transformed(t), higgs, start @ x0, 2 / n, magnus_order=order)
+            found.append(float(norm(moved - end @ x, axes=1)))
+    assert abs(fitted_order(errors, counts) - order) < tolerances.SLOPE
+    assert min(wrong) > 0.1, "b has a leg, too"
