@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Where one layout of the Wilson kernels overtakes another: the table in csrc/core/wilson.h comes from here.
 
-``python benchmarks/switch_points.py`` times wilson_line and ordered_product on both sides of every switch, in turns, and
-prints ratios: above 1, the layout for larger matrices is the faster one.
+``python benchmarks/switch_points.py`` times wilson_line and ordered_product on both sides of every switch, in turns,
+and prints ratios: above 1, the layout for larger matrices is the faster one.
 """
 
 from __future__ import annotations
