@@ -89,13 +89,17 @@ class Figure:
 
 @dataclass
 class Results:
-    """One run."""
+    """One run.
+
+    ``disturbed`` names benchmarks in whose race other processes ran, with the fraction of all CPU time that they took.
+    """
 
     machine: dict[str, str]
     missing: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    disturbed: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,8 @@ class Results:
         data = json.loads(path.read_text())
         rows = [Row(**{**row, "peers": _peer_times(row)}) for row in data["rows"]]
         work = [Work(**{**row, "peers": _peer_times(row)}) for row in data.get("work", [])]
-        return Results(data["machine"], data["missing"], rows, work, [Figure(**figure) for figure in data["figures"]])
+        found = [Figure(**figure) for figure in data["figures"]]
+        return Results(data["machine"], data["missing"], rows, work, found, data.get("disturbed", {}))
 
 
 def _peer_times(row: dict[str, Any]) -> tuple[PeerTime, ...]:

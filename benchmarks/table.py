@@ -63,7 +63,7 @@ def tables(results: Results) -> list[Table]:
         "targets",
         "Figures and targets",
         ("benchmark", "quantity", "value", "target", ""),
-        tuple(_target_line(figure) for figure in figures(results)),
+        tuple(_target_line(figure, results) for figure in figures(results)),
     )
     peers = Table(
         "peers",
@@ -85,16 +85,17 @@ def _wilson_tables(results: Results) -> Iterator[Table]:
         kinds = list(dict.fromkeys(peer.kind for work in group for peer in work.peers))
         relation = next((work.relation for work in group if work.relation), "")
         header = ("batch x d", "ms", "GFLOP/s", "peak GFLOP/s", "of peak", "input GB/s", relation, *kinds, "best peer")
-        columns = list(zip(header, *(_wilson_line(work, kinds) for work in group), strict=True))
+        lines = [_wilson_line(work, kinds, _disturbed(work.benchmark, results)) for work in group]
+        columns = list(zip(header, *lines, strict=True))
         header, *rows = zip(*(column for column in columns if set(column[1:]) != {NONE}), strict=True)
         title = "time, useful arithmetic per second, the multiply-add peak in the same rounds, input per second, and"
         yield Table("wilson", f"Wilson lines, {job}: {title} how many times longer the peers take", header, tuple(rows))
 
 
-def _wilson_line(work: Work, kinds: Sequence[str]) -> tuple[str, ...]:
+def _wilson_line(work: Work, kinds: Sequence[str], disturbed: bool) -> tuple[str, ...]:
     fraction = _of_peak(work)
     return (
-        work.benchmark.removeprefix(f"{work.job} "),
+        work.benchmark.removeprefix(f"{work.job} ") + (" (disturbed)" if disturbed else ""),
         _ms(work.seconds),
         NONE if work.flops is None else _rate(work.flops, work.seconds),
         NONE if work.peak is None else _rate(work.peak, 1.0),
@@ -151,13 +152,20 @@ def _speed_lines(row: Row, kinds: Sequence[str]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _target_line(figure: Figure) -> tuple[str, ...]:
+def _disturbed(benchmark: str, results: Results) -> bool:
+    """Whether its race was; a race of several types bears the name without the type."""
+    return any(benchmark == name or benchmark.startswith(f"{name} ") for name in results.disturbed)
+
+
+def _target_line(figure: Figure, results: Results) -> tuple[str, ...]:
     value = f"{figure.value:.3g} {figure.unit}".strip()
+    bound = verdict = NONE
     for target in TARGETS:
         if (target.benchmark, target.quantity) == (figure.benchmark, figure.quantity):
-            bound = f"{target} {figure.unit}".strip()
-            return figure.benchmark, figure.quantity, value, bound, target.verdict(figure.value)
-    return figure.benchmark, figure.quantity, value, NONE, NONE
+            bound, verdict = f"{target} {figure.unit}".strip(), target.verdict(figure.value)
+    if _disturbed(figure.benchmark, results):
+        verdict = "disturbed"
+    return figure.benchmark, figure.quantity, value, bound, verdict
 
 
 def _ms(seconds: float) -> str:
@@ -172,7 +180,9 @@ def _rate(amount: float, seconds: float) -> str:
 def _machine(results: Results) -> str:
     parts = [f"{name} {value}" for name, value in results.machine.items()]
     absent = [f"no peer from {name}: not installed" for name in results.missing]
-    return "; ".join([*parts, *absent])
+    shares = ", ".join(f"{name} ({share:.0%})" for name, share in results.disturbed.items())
+    noise = [f"not to be relied on, as other processes took CPU time in the race: {shares}"] if shares else []
+    return "; ".join([*parts, *absent, *noise])
 
 
 def text(results: Results) -> str:

@@ -60,8 +60,8 @@ SLOW_SECONDS = 0.4
 """Time that a slow peer gets in a race at least: several rounds of all but the slowest ones."""
 
 DISTURBED = 0.02
-"""Fraction of all CPU time in a race above which it is reported that other processes took it. They delay those most
-whose threads wait for each other most often: torch and JAX, by factors."""
+"""Fraction of all CPU time that other processes may take in a race. They delay those most whose threads wait for each
+other most often: torch and JAX, by factors."""
 
 JOBS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], float], Callable[[Array], Array]]] = {
     LINE: (partial(wilson.wilson_line, dt=DT), line_flops, line),
@@ -92,9 +92,27 @@ def rivals_of(job: str, array: Array) -> Iterator[peers.Peer]:
         yield from wilson_jax.line_peers(array, DT) if job == LINE else wilson_jax.product_peers(array)
 
 
+def raced(
+    benchmark: Any,
+    results: Results,
+    name: str,
+    ours: Callable[[], Any],
+    others: dict[str, Callable[[], Any]],
+    slow: Sequence[str] = (),
+) -> dict[str, float]:
+    """Best times; the record says where other processes disturbed the race."""
+    start, busy = perf_counter(), machine.busy_seconds()
+    best = race(benchmark, ours, others, slow=slow, slow_seconds=SLOW_SECONDS)
+    share = (machine.busy_seconds() - busy) / (perf_counter() - start) / machine.cores()
+    if share > DISTURBED:
+        results.disturbed[name] = share
+    return best
+
+
 def turns(
     benchmark: Any,
     results: Results,
+    name: str,
     ours: Callable[[], Any],
     others: dict[str, Callable[[], Any]],
     dtypes: Sequence[str] = ("float32",),
@@ -105,11 +123,7 @@ def turns(
     calls: dict[str, Callable[[], Any]] = {f"peak {dtype}": call for dtype, call in peaks.items()}
     calls |= others | {f"peer {i}": peer.call for i, peer in enumerate(rivals)}
     slow = [f"peer {i}" for i, peer in enumerate(rivals) if peer.slow]
-    start, busy = perf_counter(), machine.busy_seconds()
-    best = race(benchmark, ours, calls, slow=slow, slow_seconds=SLOW_SECONDS)
-    others_share = (machine.busy_seconds() - busy) / (perf_counter() - start) / machine.cores()
-    if others_share > DISTURBED:
-        results.figures.append(Figure(benchmark.name, "CPU time that other processes took in the race", others_share))
+    best = raced(benchmark, results, name, ours, calls, slow)
     rates = {dtype: call() / best[f"peak {dtype}"] for dtype, call in peaks.items()}
     times = (PeerTime(peer.kind, peer.formulation, False, best[f"peer {i}"]) for i, peer in enumerate(rivals))
     return best, rates, tuple(times)
@@ -132,7 +146,7 @@ def test_against_peers(benchmark: Any, results: Results, job: str, batch: int, d
     rivals = contenders(rivals_of(job, array), check, timed=benchmark.enabled)
     if benchmark.disabled:
         return
-    best, peak, times = turns(benchmark, results, partial(function, array), {}, rivals=rivals)
+    best, peak, times = turns(benchmark, results, f"{job} {batch} x {d}", partial(function, array), {}, rivals=rivals)
     row = best["ours"], flops(array), peak["float32"]
     work = Work(job, batch, d, "float32", array.nbytes, *row, peers=times)
     results.work.append(work)
@@ -153,7 +167,8 @@ def test_types(benchmark: Any, results: Results, job: str, batch: int, d: int) -
     if benchmark.disabled:
         return
     calls = {dtype: partial(function, array) for dtype, array in arrays.items()}
-    best, peaks, _ = turns(benchmark, results, calls.pop("float32"), calls, ("float32", "float64"))
+    name = f"{job} by type {batch} x {d}"
+    best, peaks, _ = turns(benchmark, results, name, calls.pop("float32"), calls, ("float32", "float64"))
     best["float32"] = best["ours"]
     for dtype, array in arrays.items():
         peak = peaks["float64" if dtype in ("float64", "complex128") else "float32"]
@@ -187,7 +202,7 @@ def test_gradient(benchmark: Any, results: Results, batch: int, d: int) -> None:
     if benchmark.disabled:
         return
     others = {"forward": partial(forward, w), "checkpoint": checkpointed}
-    best, _, times = turns(benchmark, results, ours, others, rivals=rivals)
+    best, _, times = turns(benchmark, results, f"{BOTH} {batch} x {d}", ours, others, rivals=rivals)
     relative = best["ours"] / best["forward"]
     work = Work(BOTH, batch, d, "float32", array.nbytes, best["ours"], None, None, BACKWARD, relative, times)
     results.work.append(work)
@@ -220,10 +235,10 @@ def test_long_path(benchmark: Any, results: Results, job: str) -> None:
         "lanes": partial(on, 1, partial(function, side_by_side)),
         "call": partial(on, 1, partial(function, np.ascontiguousarray(side_by_side[:, :1]))),
     }
-    best, peak, times = turns(benchmark, results, ours, others, rivals=rivals)
+    name = f"{job} of one long path"
+    best, peak, times = turns(benchmark, results, f"{name} 1 x {LONG_D}", ours, others, rivals=rivals)
     serial = lanes * (best["lanes"] - best["call"]) + best["call"]
-    name, rate = f"{job} of one long path", peak["float32"]
-    row = best["ours"], flops(array), rate, LONG_PATH, serial / best["ours"]
+    row = best["ours"], flops(array), peak["float32"], LONG_PATH, serial / best["ours"]
     results.work.append(Work(name, 1, LONG_D, "float32", array.nbytes, *row, times))
     results.figures.append(Figure(results.work[-1].benchmark, "a serial loop on one lane", 1e3 * serial, "ms"))
 
@@ -243,10 +258,10 @@ def test_threads(benchmark: Any, results: Results, job: str, batch: int, d: int)
         return
     peak = machine.multiply_add_peak(np.float32)
     others = {"one": partial(on, 1, call), "peak one": partial(on, 1, peak), "peak two": partial(on, 2, peak)}
-    best = race(benchmark, partial(on, 2, call), others)
+    name = f"threads, {job} {batch} x {d}"
+    best = raced(benchmark, results, name, partial(on, 2, call), others)
     # Each thread does as many multiply-adds as the other: two do twice the work in the time.
     gain, limit = best["one"] / best["ours"], 2.0 * best["peak one"] / best["peak two"]
-    name = f"threads, {job} {batch} x {d}"
     one = flops(array) / best["one"] / (on(1, peak) / best["peak one"])
     results.figures += [
         Figure(name, "one thread to two", gain, "x"),

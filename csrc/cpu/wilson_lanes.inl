@@ -249,6 +249,9 @@ struct Lanes : LaneStreams<T> {
                     out[u * n + std::int64_t(j) * rows + i] = u ? -x : x;
                 }
     }
+    static const V* operand(V* room, Stream& s, std::int64_t k, int rows, int cols) {
+        return view(room, s, k, rows, cols);
+    }
     static const V* view(V* room, Stream& s, std::int64_t k, int rows, int cols) {
         if (Field == 1) return staged(s, k);
         fetch(room, s, k, 0, rows, cols, splat<V>(T(1)));

@@ -161,11 +161,10 @@ struct Line {
     // to = U_k from, or U_k itself where `from` is null.
     void advance(Links& links, Exponential<B, 1>& exponential, Scratch& room, std::int64_t k, const V* from, V* to) {
         if (job.order == 0) {
-            const V* u = B::view(room.link, links.w, k, d, d);
             if (from)
-                be.template product<false>(to, u, from, d, d, c);
+                be.template product<false>(to, B::operand(room.link, links.w, k, d, d), from, d, d, c);
             else
-                copy(to, u);
+                copy(to, B::view(room.link, links.w, k, d, d));
             return;
         }
         V f;

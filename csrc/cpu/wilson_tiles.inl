@@ -211,6 +211,12 @@ struct Tiles {
         fetch(room, s, k, offset, rows, cols, f);
         adjoint(out, room, rows, cols);
     }
+    // The matrix of step k as a left operand, whose entries are read one by one: rows that fill a panel lie right in
+    // place.
+    static const V* operand(V* room, Stream& s, std::int64_t k, int rows, int cols) {
+        if (Field == 1 && (cols == L || cols == 2 * L)) return reinterpret_cast<const V*>(s.base[0] + k * s.unit);
+        return view(room, s, k, rows, cols);
+    }
     static const V* view(V* room, Stream& s, std::int64_t k, int rows, int cols) {
         fetch(room, s, k, 0, rows, cols, splat<V>(T(1)));
         return room;
