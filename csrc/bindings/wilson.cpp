@@ -14,8 +14,7 @@ namespace {
 
 using namespace nnsym::wilson;
 
-// Pointer to the first number of an array or None. `numbers` real numbers are read or written from there on, in steps
-// of the strides that the job has; arrays may be views whose leading strides are larger.
+// Where an array begins, or null for None.
 void* pointer(const py::object& o, bool writable, py::ssize_t itemsize) {
     if (o.is_none()) return nullptr;
     auto array = py::cast<py::array>(o);
@@ -24,13 +23,14 @@ void* pointer(const py::object& o, bool writable, py::ssize_t itemsize) {
     return const_cast<void*>(array.data());
 }
 
-// Stride of the first axis in real numbers; the axes after it are contiguous (`inner` numbers), or it has one entry.
+// Stride of the first axis in real numbers.
 std::int64_t path_stride(const py::object& o, py::ssize_t real) {
     if (o.is_none()) return 0;
     auto array = py::cast<py::array>(o);
     return array.strides(0) / real;
 }
 
+// Whether the axes from `axis` on are in C order without gaps.
 bool contiguous_after(const py::array& array, int axis) {
     if (array.size() == 0) return true;
     py::ssize_t expected = array.itemsize();
