@@ -18,6 +18,6 @@ if "sanitize" not in str(nnsym_fast.__file__):
     sys.exit(f"expected the sanitizer build, got {nnsym_fast.__file__}")
 kernels = [
     *(ROOT / "tests" / "orbit" / f"test_{name}.py" for name in ("math", "elements", "kernels", "paths", "buffers")),
-    *(ROOT / "tests" / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward", "products")),
+    *(ROOT / "tests" / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward")),
 ]
 sys.exit(pytest.main(["-p", "no:cacheprovider", *map(str, kernels)]))
