@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -56,11 +57,16 @@ def write_mlp(path: Path, widths: list[int], activation: str = "relu", seed: int
 
 
 def spawn(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """The command line in a process of its own."""
+    """The command line in a process of its own; Ctrl-C reaches it even if this one, in the background, ignores it."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "nnsym_fast.cli", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **{"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options},
     )
 
 
