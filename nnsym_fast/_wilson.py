@@ -63,12 +63,8 @@ def expm(a: Array, tangent: Array | None = None) -> Array:
     if tangent is not None:
         cpu.wilson_derivative(kind, _tiles(kind, d), a, tangent, out)
         return out
-    _forward(a[:, None, None], _one(a), None, None, out[:, None], 2)
+    _forward(a[:, None, None], np.ones((1, 1), a.real.dtype), None, None, out[:, None], 2)
     return out
-
-
-def _one(a: Array) -> Array:
-    return np.ones((1, 1), a.real.dtype)
 
 
 def _forward(
@@ -154,6 +150,11 @@ def _cut(w: Array, dt: Array | None, x0: Array | None, order: int, cumulative: b
     return out
 
 
+def _by_steps(dt: Array, n: int, steps: int) -> Array:
+    """Step sizes (n * T, 1) of paths of one step each; a size that all share stays (1, 1)."""
+    return np.ascontiguousarray(np.broadcast_to(dt, (n, steps))).reshape(-1, 1) if dt.size > 1 else dt
+
+
 def _links(w: Array, dt: Array | None, order: int) -> Array:
     """exp of every step's exponent, as links (n, T, 1, d, d): all steps are independent."""
     if order == 0:
@@ -161,8 +162,7 @@ def _links(w: Array, dt: Array | None, order: int) -> Array:
     n, steps, nodes, d, _ = w.shape
     out: Array = empty((n * steps, 1, d, d), w.dtype)
     assert dt is not None
-    each = np.ascontiguousarray(np.broadcast_to(dt, (n, steps))).reshape(-1, 1) if dt.size > 1 else dt
-    _forward(w.reshape(n * steps, 1, nodes, d, d), each, None, None, out, order)
+    _forward(w.reshape(n * steps, 1, nodes, d, d), _by_steps(dt, n, steps), None, None, out, order)
     return out.reshape(n, steps, 1, d, d)
 
 
@@ -214,13 +214,10 @@ def _backward_by_steps(
     every = grad.ndim == 4
     b = np.ascontiguousarray(grad[:, -2::-1]) if every else None
     adjoint, _ = transport(back, None, np.ascontiguousarray(grad[:, -1]) if every else grad, b, 0, True, False)
-    each = None
-    if dt is not None:
-        each = np.ascontiguousarray(np.broadcast_to(dt, (n, steps))).reshape(-1, 1) if dt.size > 1 else dt
     m = n * steps
     gw, gdt, _ = transport_backward(
         w.reshape(m, 1, nodes, d, d),
-        each,
+        None if dt is None else _by_steps(dt, n, steps),
         np.ascontiguousarray(states[:, :-1]).reshape(m, d, c),
         None,
         None if shift is None else np.ascontiguousarray(shift).reshape(m, 1),

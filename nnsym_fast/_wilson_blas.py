@@ -181,6 +181,16 @@ def _step(dt: Array, i: int, k: int) -> Any:
     return dt[i if dt.shape[0] > 1 else 0, k if dt.shape[1] > 1 else 0]
 
 
+def _advance(w: Array, dt: Array | None, order: int, path: int, k: int, x: Array) -> Array:
+    """U_k x of the nodes w of step k."""
+    if dt is None:
+        result: Array = w[0] @ x
+    else:
+        m, f = _exponential((_magnus(w * _step(dt, path, k), order), None))
+        result = m[0] @ x + f * x
+    return result
+
+
 def _normalise(x: Array) -> tuple[Array, int]:
     largest = float(np.maximum(np.abs(x.real), np.abs(x.imag)).max())
     exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
@@ -207,12 +217,7 @@ def transport(
         total = 0
         for k in range(steps + 1):
             if k:
-                if order:
-                    assert dt is not None
-                    m, f = _exponential((_magnus(w[i, k - 1] * _step(dt, i, k - 1), order), None))
-                    x = m[0] @ x + f * x
-                else:
-                    x = w[i, k - 1, 0] @ x
+                x = _advance(w[i, k - 1], dt, order, i, k - 1, x)
                 if b is not None:
                     x = x + b[i, k - 1]
             if log_scale:
@@ -279,13 +284,7 @@ def _recall(
     def run(x: Array, begin: int, end: int) -> list[Array]:
         found = [x]
         for k in range(begin, end):
-            if order:
-                assert dt is not None
-                m, f = _exponential((_magnus(w[k] * _step(dt, path, k), order), None))
-                x = m[0] @ x + f * x
-            else:
-                x = w[k, 0] @ x
-            x = x * factor[k]
+            x = _advance(w[k], dt, order, path, k, x) * factor[k]
             found.append(x)
         return found
 

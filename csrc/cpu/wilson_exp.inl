@@ -191,7 +191,7 @@ private:
         return m;
     }
     static double smallest() { return sizeof(T) == 4 ? 0x1p-120 : 0x1p-1000; }
-    static I third(I x) { return sizeof(T) == 4 ? (x * 0x5556) >> 16 : (x * 0x5556) >> 16; }
+    static I third(I x) { return (x * 0x5556) >> 16; }
     void scale(V* out, const V* a, V c) const {
         for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] * c;
     }

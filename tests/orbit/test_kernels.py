@@ -17,16 +17,15 @@ import numpy.typing as npt
 import pytest
 import tolerances
 from hypothesis import example, given, settings
+from layouts import LAYOUTS, byte_swapped
 from orbit_cases import (
     COUNTS,
     DTYPES,
     LANES,
-    LAYOUTS,
     Params,
     any_isa,
     assert_rounded,
     assert_same_bits,
-    byte_swapped,
     cast,
     mlp,
     numpy_dtype,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import layouts
 import numpy as np
 import numpy.typing as npt
 
@@ -82,25 +83,7 @@ def worst(value: Array, exact: Array, axes: int = 2) -> float:
     return float(error(value, exact, axes).max(initial=0))
 
 
-# --- memory layouts: arrays equal to the one given, stored in another way
-
-
-def fortran(array: Array) -> Array:
-    return np.asfortranarray(array)
-
-
-def strided(array: Array) -> Array:
-    """Every second entry of a larger array."""
-    larger = np.zeros([2 * length for length in array.shape], array.dtype)
-    view = larger[tuple(slice(None, None, 2) for _ in array.shape)]
-    view[...] = array
-    return view
-
-
-def negative(array: Array) -> Array:
-    """Negative strides along every axis."""
-    flip = tuple(slice(None, None, -1) for _ in array.shape)
-    return np.ascontiguousarray(array[flip])[flip]
+# --- memory layouts
 
 
 def transposed(array: Array) -> Array:
@@ -108,27 +91,7 @@ def transposed(array: Array) -> Array:
     return np.swapaxes(np.ascontiguousarray(np.swapaxes(array, -1, -2)), -1, -2)
 
 
-def read_only(array: Array) -> Array:
-    array = array.copy()
-    array.flags.writeable = False
-    return array
-
-
-def byte_swapped(array: Array) -> Array:
-    return array.astype(array.dtype.newbyteorder("S"))
-
-
-def misaligned(array: Array) -> Array:
-    """One byte off every boundary."""
-    memory = bytearray(array.nbytes + 1)
-    view = np.frombuffer(memory, np.uint8)[1:].view(array.dtype).reshape(array.shape)
-    view[...] = array
-    return view
-
-
-LAYOUTS: tuple[Callable[[Array], Array], ...] = (
-    fortran, strided, negative, transposed, read_only, byte_swapped, misaligned,
-)  # fmt: skip
+LAYOUTS: tuple[Callable[[Array], Array], ...] = (*layouts.LAYOUTS, transposed)
 
 
 def assert_layout_is_free(function: Callable[[Array], Array], array: Array, layout: Callable[[Array], Array]) -> None:
