@@ -2,17 +2,18 @@
 """Fast kernels for the symmetries of neural networks: weights as gauge fields, biases as Higgs fields.
 
 See ``nnsym_fast.specs`` for the symmetry of a model, :class:`Orbit` for its equivalent networks,
-``nnsym_fast.wilson`` for ordered products of exponentials along paths, and ``nnsym_fast.reference`` for the definition
-of everything in NumPy.
+``nnsym_fast.wilson`` for ordered products of exponentials along paths, :func:`odeint` for neural ODEs, and
+``nnsym_fast.reference`` for the definition of everything in NumPy.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from nnsym_fast import groups, lattice, reference, specs, wilson
+from nnsym_fast import groups, lattice, ode, reference, specs, wilson
 from nnsym_fast._native import get_num_threads, release_memory, set_num_threads, show_config
 from nnsym_fast.elements import Elements, SiteElements, compose, inverse
+from nnsym_fast.ode import odeint, odeint_adjoint
 from nnsym_fast.orbit import Orbit, act, augment
 from nnsym_fast.symmetry import Leg, Segments, SymmetrySpec
 
@@ -30,6 +31,9 @@ __all__ = [
     "groups",
     "inverse",
     "lattice",
+    "ode",
+    "odeint",
+    "odeint_adjoint",
     "reference",
     "release_memory",
     "set_num_threads",

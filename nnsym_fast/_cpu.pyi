@@ -88,3 +88,64 @@ class OrbitPlan:
     def elements(
         self, seed: int, first: int, step: int, count: int, outs: list[tuple[Buffer, Buffer, Buffer]]
     ) -> None: ...
+
+class OdeMethod:
+    def __init__(
+        self,
+        a: Sequence[Sequence[float]],
+        b: Sequence[float],
+        c: Sequence[float],
+        error: Sequence[Sequence[float]],
+        dense: Sequence[Sequence[float]],
+        error_order: int,
+        fsal: bool,
+        extra_cost: int,
+    ) -> None: ...
+
+class OdeField:
+    def __init__(
+        self,
+        kind: int,
+        time: int,
+        widths: Sequence[int],
+        activations: Sequence[int],
+        values: Sequence[float],
+        knots: Sequence[float],
+    ) -> None: ...
+    parameters: int
+    d: int
+
+def ode_run(
+    operation: int,
+    field: OdeField,
+    tableau: OdeMethod | None,
+    parameters: Array,
+    y0: Array,
+    t: Array,
+    steps: Array | None = None,
+    result: Array | None = None,
+    breaks: Array | None = None,
+    jumps: Array | None = None,
+    rtol: Array | None = None,
+    atol: Array | None = None,
+    control: Sequence[float] = (),
+    event: Array | None = None,
+    event_value: float = 0.0,
+    event_direction: int = 0,
+    cotangent: Array | None = None,
+    ys: Array | None = None,
+    y_end: Array | None = None,
+    t_end: Array | None = None,
+    status: Array | None = None,
+    stats: Array | None = None,
+    grad: Array | None = None,
+    checkpoints: int = 0,
+    gy: Array | None = None,
+    gparameters: Array | None = None,
+    gt: Array | None = None,
+    states: Array | None = None,
+    given: Array | None = None,
+) -> None: ...
+def ode_lanes(float64: bool) -> int: ...
+def activate(code: int, what: int, x: Array, parameter: float) -> Array: ...
+def activation_rate(float64: bool, code: int, count: int) -> float: ...

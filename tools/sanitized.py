@@ -19,5 +19,6 @@ if "sanitize" not in str(nnsym_fast.__file__):
 kernels = [
     *(ROOT / "tests" / "orbit" / f"test_{name}.py" for name in ("math", "elements", "kernels", "paths", "buffers")),
     *(ROOT / "tests" / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward")),
+    *(ROOT / "tests" / "ode" / f"test_ode_{name}.py" for name in ("activations", "kernels", "ends", "gradients")),
 ]
 sys.exit(pytest.main(["-p", "no:cacheprovider", *map(str, kernels)]))

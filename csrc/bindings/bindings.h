@@ -8,3 +8,4 @@
 namespace py = pybind11;
 
 void bind_wilson(py::module_& m);
+void bind_ode(py::module_& m);

@@ -210,4 +210,5 @@ PYBIND11_MODULE(_cpu, m) {
         .def("elements", &draw_elements, py::arg("seed"), py::arg("first"), py::arg("step"), py::arg("count"),
              py::arg("outs"));
     bind_wilson(m);
+    bind_ode(m);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The table of kernels that each ISA exports. The families whose code is large have tables, and units, of their own.
 #pragma once
+#include "ode.h"
 #include "orbit.h"
 #include "wilson.h"
 
@@ -33,6 +34,7 @@ struct Kernels {
                    std::uint32_t* planes, std::int64_t blocks);
 
     const wilson::Kernels* wilson;
+    const ode::Kernels* ode;
 };
 
 // The table in use: the best that the CPU supports, or the one that NNSYM_FAST_ISA names.

@@ -55,6 +55,9 @@ void math(int op, const void* in, T* out, std::int64_t n) {
 }  // namespace
 
 namespace nnsym {
+namespace ode {
+extern const Kernels NNSYM_JOINED(ode_, NNSYM_ISA);
+}
 namespace wilson {
 extern const Kernels NNSYM_JOINED(wilson_, NNSYM_ISA);
 }
@@ -74,5 +77,6 @@ const Kernels NNSYM_TABLE(NNSYM_ISA) = {
     math<double>,
     philox,
     &wilson::NNSYM_JOINED(wilson_, NNSYM_ISA),
+    &ode::NNSYM_JOINED(ode_, NNSYM_ISA),
 };
 }  // namespace nnsym

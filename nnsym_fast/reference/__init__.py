@@ -3,6 +3,17 @@
 
 from __future__ import annotations
 
+from nnsym_fast.reference.fields import (
+    conformal_metric,
+    geodesic,
+    linear,
+    linear_vjp,
+    mlp,
+    mlp_metric,
+    mlp_vjp,
+)
+from nnsym_fast.reference.ode import odeint, solve
+from nnsym_fast.reference.ode_gradients import gradient, odeint_adjoint
 from nnsym_fast.reference.orbit import (
     SiteArrays,
     act,
@@ -39,15 +50,25 @@ __all__ = [
     "augment",
     "compose",
     "compose_site",
+    "conformal_metric",
     "cumulative_product",
     "expm",
     "expm_frechet",
     "gauge_transform",
     "gauss_nodes",
+    "geodesic",
+    "gradient",
     "identity",
     "identity_site",
     "inverse",
     "inverse_site",
+    "linear",
+    "linear_vjp",
+    "mlp",
+    "mlp_metric",
+    "mlp_vjp",
+    "odeint",
+    "odeint_adjoint",
     "orbit_points",
     "ordered_product",
     "philox4x32",
@@ -55,6 +76,7 @@ __all__ = [
     "reunitarize",
     "sample",
     "sample_site",
+    "solve",
     "wilson_line",
     "wilson_loop",
     "words",
