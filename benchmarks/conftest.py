@@ -13,7 +13,7 @@ import table
 from record import Results
 
 # Collected as modules with doctests, they would have to import libraries that may be missing.
-collect_ignore = ["orbit_jax.py", "orbit_torch.py", "wilson_jax.py", "wilson_torch.py"]
+collect_ignore = [f"{family}_{library}.py" for family in ("ode", "orbit", "wilson") for library in ("jax", "torch")]
 
 RESULTS = pytest.StashKey[Results]()
 
@@ -54,7 +54,7 @@ def _torch_threads() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     found = config.stash[RESULTS]
-    if not (found.rows or found.work or found.figures):
+    if not (found.rows or found.work or found.integrations or found.figures):
         return
     terminalreporter.section("nnsym_fast against its limits and its peers")
     terminalreporter.write_line(table.text(found))

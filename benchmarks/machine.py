@@ -15,23 +15,30 @@ import numpy as np
 
 import nnsym_fast
 from nnsym_fast._native import cpu
+from nnsym_fast._ode import ACTIVATIONS
 
 __all__ = [
+    "activation_rate",
     "busy_seconds",
     "copy_limit",
     "cores",
     "describe",
     "lanes",
     "multiply_add_peak",
+    "on",
     "write_limit",
 ]
 
-PACKAGES = ("numpy", "torch", "jax")
+PACKAGES = ("numpy", "torch", "jax", "torchdiffeq", "torchode", "diffrax")
 
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
 
 MULTIPLY_ADDS = 1 << 24
 """Vectors of multiply-adds per thread in a measurement of the peak: a few milliseconds."""
+
+
+ACTIVATED = 1 << 18
+"""Vectors of arguments per thread in a measurement of an activation's rate: a few milliseconds."""
 
 
 def describe() -> dict[str, str]:
@@ -103,6 +110,20 @@ def multiply_add_peak(dtype: Any) -> Callable[[], float]:
     """
     double = np.dtype(dtype).type in (np.float64, np.complex128)
     return partial(cpu.multiply_add, double, MULTIPLY_ADDS)
+
+
+def activation_rate(dtype: Any, name: str) -> Callable[[], float]:
+    """A call that does nothing but evaluate an activation, on all threads. Returns how often it did."""
+    return partial(cpu.activation_rate, np.dtype(dtype) == np.float64, ACTIVATIONS.index(name), ACTIVATED)
+
+
+def on(threads: int, call: Callable[[], Any]) -> Any:
+    """The result of a call on so many threads."""
+    nnsym_fast.set_num_threads(threads)
+    try:
+        return call()
+    finally:
+        nnsym_fast.set_num_threads(None)
 
 
 def _buffer(nbytes: int) -> Any:

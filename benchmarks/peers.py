@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["LIBRARIES", "SCALE_STD", "Peer", "missing_libraries"]
 
-LIBRARIES = ("torch", "jax")
+LIBRARIES = ("torch", "jax", "torchdiffeq", "torchode", "diffrax")
 
 SCALE_STD = 0.5
 """Standard deviation of the logarithm of a scale: the default of ``nnsym_fast.groups``."""

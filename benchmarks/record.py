@@ -8,17 +8,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Figure", "PeerTime", "Results", "Row", "Work"]
+__all__ = ["Figure", "Integration", "PeerTime", "Results", "Row", "Work"]
 
 
 @dataclass(frozen=True)
 class PeerTime:
-    """Best time of one formulation of a peer; ``reuses``: its result overwrites the one before."""
+    """Best time of one formulation of a peer; ``reuses``: its result overwrites the one before.
+
+    ``error``: relative, where it is measured; ``ours``: best time in which ours is as accurate.
+    """
 
     kind: str
     formulation: str
     reuses: bool
     seconds: float
+    error: float | None = None
+    ours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,35 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Integration:
+    """One neural ODE and its race.
+
+    Args:
+        job: what is done; the jobs of a name share a table.
+        batch, d, h: samples, dimension of a state, hidden width of the field.
+        seconds: best time.
+        error: largest one, relative to the largest entry of the answer in double precision.
+        evaluations: of the field, per sample.
+        limit_seconds: its multiply-adds and activations at the rates measured in the same rounds.
+        peers: what it raced against.
+    """
+
+    job: str
+    batch: int
+    d: int
+    h: int
+    seconds: float
+    error: float
+    evaluations: float
+    limit_seconds: float
+    peers: tuple[PeerTime, ...] = ()
+
+    @property
+    def benchmark(self) -> str:
+        return f"{self.job} {self.batch}, {self.d}, {self.h}"
+
+
+@dataclass(frozen=True)
 class Figure:
     """A single number with its unit (empty for a ratio)."""
 
@@ -98,6 +132,7 @@ class Results:
     missing: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
+    integrations: list[Integration] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     disturbed: dict[str, float] = field(default_factory=dict)
 
@@ -110,8 +145,9 @@ class Results:
         data = json.loads(path.read_text())
         rows = [Row(**{**row, "peers": _peer_times(row)}) for row in data["rows"]]
         work = [Work(**{**row, "peers": _peer_times(row)}) for row in data.get("work", [])]
+        flows = [Integration(**{**row, "peers": _peer_times(row)}) for row in data.get("integrations", [])]
         found = [Figure(**figure) for figure in data["figures"]]
-        return Results(data["machine"], data["missing"], rows, work, found, data.get("disturbed", {}))
+        return Results(data["machine"], data["missing"], rows, work, flows, found, data.get("disturbed", {}))
 
 
 def _peer_times(row: dict[str, Any]) -> tuple[PeerTime, ...]:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from record import Figure, PeerTime, Results, Row, Work
+from record import Figure, Integration, PeerTime, Results, Row, Work
 from targets import BEST_PEER, FRACTION, PEAK, RATIO_FRESH, RATIO_REUSED, TARGETS
 
 __all__ = ["Table", "markdown", "tables", "text"]
 
 NONE = "-"
-NAMES = ("speed", "targets", "peers", "wilson", "wilson-peers")
+NAMES = ("speed", "targets", "peers", "wilson", "wilson-peers", "ode", "ode-peers")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def figures(results: Results) -> list[Figure]:
             result.append(Figure(work.benchmark, work.relation, work.relative))
         if work.peers:
             result.append(Figure(work.benchmark, BEST_PEER, _fastest(work.peers) / work.seconds))
+    for flow in results.integrations:
+        result.append(Figure(flow.benchmark, FRACTION, flow.limit_seconds / flow.seconds))
     return result + results.figures
 
 
@@ -75,7 +77,16 @@ def tables(results: Results) -> list[Table]:
             for peer in sorted(row.peers, key=lambda peer: peer.seconds)
         ),
     )
-    return [table for table in (speed, *_wilson_tables(results), aims, peers, _wilson_peers(results)) if table.rows]
+    found = (
+        speed,
+        *_wilson_tables(results),
+        *_ode_tables(results),
+        aims,
+        peers,
+        _wilson_peers(results),
+        _ode_peers(results),
+    )
+    return [table for table in found if table.rows]
 
 
 def _wilson_tables(results: Results) -> Iterator[Table]:
@@ -86,10 +97,15 @@ def _wilson_tables(results: Results) -> Iterator[Table]:
         relation = next((work.relation for work in group if work.relation), "")
         header = ("batch x d", "ms", "GFLOP/s", "peak GFLOP/s", "of peak", "input GB/s", relation, *kinds, "best peer")
         lines = [_wilson_line(work, kinds, _disturbed(work.benchmark, results)) for work in group]
-        columns = list(zip(header, *lines, strict=True))
-        header, *rows = zip(*(column for column in columns if set(column[1:]) != {NONE}), strict=True)
+        header, *rows = _filled(header, lines)
         title = "time, useful arithmetic per second, the multiply-add peak in the same rounds, input per second, and"
         yield Table("wilson", f"Wilson lines, {job}: {title} how many times longer the peers take", header, tuple(rows))
+
+
+def _filled(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Header and lines without the columns that are empty."""
+    columns = (column for column in zip(header, *lines, strict=True) if set(column[1:]) != {NONE})
+    return list(zip(*columns, strict=True))
 
 
 def _wilson_line(work: Work, kinds: Sequence[str], disturbed: bool) -> tuple[str, ...]:
@@ -125,6 +141,58 @@ def _wilson_peers(results: Results) -> Table:
             (work.benchmark, peer.kind, peer.formulation, _ms(peer.seconds))
             for work in results.work
             for peer in sorted(work.peers, key=lambda peer: peer.seconds)
+        ),
+    )
+
+
+def _ode_tables(results: Results) -> Iterator[Table]:
+    """One table per job."""
+    for job in dict.fromkeys(flow.job for flow in results.integrations):
+        group = [flow for flow in results.integrations if flow.job == job]
+        kinds = list(dict.fromkeys(peer.kind for flow in group for peer in flow.peers))
+        equal = [f"{kind}, equal error" for kind in kinds]
+        header = ("batch, d, h", "ms", "error", "evaluations", "of limit", *kinds, "best peer", *equal)
+        lines = [_ode_line(flow, kinds, _disturbed(flow.benchmark, results)) for flow in group]
+        header, *rows = _filled(header, lines)
+        title = (
+            f"Neural ODEs, {job}: time, relative error, evaluations of the field per sample, what its multiply-adds "
+            "and activations take at their measured rates over the time, and how many times longer the peers take"
+        )
+        yield Table("ode", title, header, tuple(rows))
+
+
+def _ode_line(flow: Integration, kinds: Sequence[str], disturbed: bool) -> tuple[str, ...]:
+    equal = []
+    for kind in kinds:
+        ratios = [peer.seconds / peer.ours for peer in flow.peers if peer.kind == kind and peer.ours is not None]
+        equal.append(f"{min(ratios):.1f}x" if ratios else NONE)
+    return (
+        f"{flow.batch}, {flow.d}, {flow.h}" + (" (disturbed)" if disturbed else ""),
+        _ms(flow.seconds),
+        f"{flow.error:.1e}",
+        f"{flow.evaluations:.1f}",
+        f"{flow.limit_seconds / flow.seconds:.2f}",
+        *_ratios(flow.peers, kinds, flow.seconds),
+        *equal,
+    )
+
+
+def _ode_peers(results: Results) -> Table:
+    return Table(
+        "ode-peers",
+        "Neural ODEs, peers: the formulations that raced, and the time in which ours is as accurate",
+        ("benchmark", "peer", "formulation", "ms", "error", "ours, ms"),
+        tuple(
+            (
+                flow.benchmark,
+                peer.kind,
+                peer.formulation,
+                _ms(peer.seconds),
+                NONE if peer.error is None else f"{peer.error:.1e}",
+                NONE if peer.ours is None else _ms(peer.ours),
+            )
+            for flow in results.integrations
+            for peer in sorted(flow.peers, key=lambda peer: peer.seconds)
         ),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
+    "ADAPTIVE",
     "BACKWARD",
     "BEST_PEER",
     "BFLOAT16_RATE",
@@ -14,7 +15,9 @@ __all__ = [
     "BOTH_AT",
     "DTYPES_AT",
     "DTYPE_RATE",
+    "EQUAL_ERROR",
     "FRACTION",
+    "GRADIENT",
     "IMPORT_TIME",
     "LATENCY",
     "LINE",
@@ -23,10 +26,18 @@ __all__ = [
     "PEAK",
     "PRODUCT",
     "RATIO_AUTOGRAD",
+    "RATIO_DIFFRAX",
     "RATIO_FRESH",
     "RATIO_PRODUCT",
     "RATIO_REUSED",
+    "RATIO_SCAN",
     "RATIO_TORCH",
+    "RATIO_TORCHDIFFEQ",
+    "RK4",
+    "SECOND_THREAD",
+    "SIZES",
+    "SMALL",
+    "SMALL_GRADIENT",
     "TARGETS",
     "THREAD_GAIN",
     "Target",
@@ -57,6 +68,21 @@ PAIRS = ((4096, 2), (4096, 3), (2048, 4), (1024, 8), (256, 16), (64, 32), (16, 6
 DTYPES_AT = (4, 8, 16, 64)
 BOTH_AT = (2, 3, 4, 8, 16)
 """Dimensions at which all types are measured, and gradients."""
+
+RATIO_TORCHDIFFEQ = "ratio to torchdiffeq"
+RATIO_SCAN = "ratio to JAX scan"
+RATIO_DIFFRAX = "ratio to the better diffrax run"
+EQUAL_ERROR = ", at equal error"
+"""What a ratio adds to its name that compares runs of equal measured error, not of equal tolerance."""
+SECOND_THREAD = "one thread to two"
+
+RK4 = "rk4 x 100"
+ADAPTIVE = "dopri5, 1e-6"
+GRADIENT = "rk4 x 100 with gradient"
+SMALL = "small neural ODE"
+SMALL_GRADIENT = "small neural ODE with gradient"
+SIZES = ((1024, 2, 32), (4096, 2, 64), (256, 32, 128), (64, 64, 256))
+"""Samples, dimension of their states and hidden width in the ODE benchmarks."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +138,32 @@ def _wilson() -> Iterator[Target]:
         yield Target(f"{job} of one long path 1 x 4", LONG_PATH, at_least=5)
 
 
+def _ode() -> Iterator[Target]:
+    """What is asked of the ODE benchmarks."""
+    asked = {
+        (RK4, RATIO_TORCHDIFFEQ): (20, 8, 4, 4),
+        (RK4, RATIO_SCAN): (6, 1.8, 1.4, 1.4),
+        (ADAPTIVE, RATIO_TORCHDIFFEQ): (20, 12, 8, 8),
+        (ADAPTIVE, RATIO_DIFFRAX): (4, 2, 1.5, 1.3),
+        (GRADIENT, RATIO_TORCHDIFFEQ): (15, 8, 4, 3),
+    }
+    for (job, quantity), ratios in asked.items():
+        for (batch, d, h), ratio in zip(SIZES, ratios, strict=True):
+            yield Target(f"{job} {batch}, {d}, {h}", quantity, at_least=ratio)
+            if job == ADAPTIVE:
+                yield Target(f"{job} {batch}, {d}, {h}", quantity + EQUAL_ERROR, at_least=ratio)
+    for job in (RK4, ADAPTIVE, GRADIENT):
+        for batch, d, h in SIZES:
+            yield Target(f"{job} {batch}, {d}, {h}", FRACTION, at_least=0.5, aim=True)
+    for job in (SMALL, SMALL_GRADIENT):
+        for quantity in (RATIO_DIFFRAX, RATIO_DIFFRAX + EQUAL_ERROR):
+            yield Target(f"{job} 64, 4, 32", quantity, at_least=3)
+        yield Target(f"{job} 64, 4, 32", FRACTION, at_least=0.5, aim=True)
+    for batch, d, h in SIZES:
+        if batch >= 256:
+            yield Target(f"threads, {RK4} {batch}, {d}, {h}", SECOND_THREAD, at_least=1.8)
+
+
 TARGETS = (
     *_race("orbit 2-32-32-1", 0.35, 5),
     *_race("orbit 784-128-128-10", 0.75, 6),
@@ -125,4 +177,5 @@ TARGETS = (
     Target("orbit[i] 2-32-32-1", LATENCY, at_most=30),
     Target("import nnsym_fast", IMPORT_TIME, at_most=0.15),
     *_wilson(),
+    *_ode(),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import machine
@@ -29,7 +28,7 @@ from targets import (
     RATIO_TORCH,
     THREAD_GAIN,
 )
-from timing import contenders, race
+from timing import contenders, raced
 from wilson_work import (
     DT,
     STEPS,
@@ -55,13 +54,6 @@ LONG_TOLERANCE = LONG * 2.0**-24
 """A rounding of float32 per step, all of them in the same direction."""
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
-
-SLOW_SECONDS = 0.4
-"""Time that a slow peer gets in a race at least: several rounds of all but the slowest ones."""
-
-DISTURBED = 0.02
-"""Fraction of all CPU time that other processes may take in a race. They delay those most whose threads wait for each
-other most often: torch and JAX, by factors."""
 
 JOBS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], float], Callable[[Array], Array]]] = {
     LINE: (partial(wilson.wilson_line, dt=DT), line_flops, line),
@@ -90,23 +82,6 @@ def rivals_of(job: str, array: Array) -> Iterator[peers.Peer]:
         import wilson_jax
 
         yield from wilson_jax.line_peers(array, DT) if job == LINE else wilson_jax.product_peers(array)
-
-
-def raced(
-    benchmark: Any,
-    results: Results,
-    name: str,
-    ours: Callable[[], Any],
-    others: dict[str, Callable[[], Any]],
-    slow: Sequence[str] = (),
-) -> dict[str, float]:
-    """Best times; the record says where other processes disturbed the race."""
-    start, busy = perf_counter(), machine.busy_seconds()
-    best = race(benchmark, ours, others, slow=slow, slow_seconds=SLOW_SECONDS)
-    share = (machine.busy_seconds() - busy) / (perf_counter() - start) / machine.cores()
-    if share > DISTURBED:
-        results.disturbed[name] = share
-    return best
 
 
 def turns(
@@ -227,13 +202,13 @@ def test_long_path(benchmark: Any, results: Results, job: str) -> None:
     check(ours())
     lanes = machine.lanes(np.float32)
     side_by_side = np.ascontiguousarray(array.reshape(lanes, -1, LONG_D, LONG_D))
-    checker(exact, side_by_side, LONG_TOLERANCE)(on(1, partial(function, side_by_side)))
+    checker(exact, side_by_side, LONG_TOLERANCE)(machine.on(1, partial(function, side_by_side)))
     rivals = contenders(rivals_of(job, array), check, timed=benchmark.enabled)
     if benchmark.disabled:
         return
     others = {
-        "lanes": partial(on, 1, partial(function, side_by_side)),
-        "call": partial(on, 1, partial(function, np.ascontiguousarray(side_by_side[:, :1]))),
+        "lanes": partial(machine.on, 1, partial(function, side_by_side)),
+        "call": partial(machine.on, 1, partial(function, np.ascontiguousarray(side_by_side[:, :1]))),
     }
     name = f"{job} of one long path"
     best, peak, times = turns(benchmark, results, f"{name} 1 x {LONG_D}", ours, others, rivals=rivals)
@@ -253,28 +228,23 @@ def test_threads(benchmark: Any, results: Results, job: str, batch: int, d: int)
     array = argument(job, paths(benchmark, batch), d)
     call = partial(function, array)
     for threads in (1, 2):
-        checker(exact, array)(on(threads, call))
+        checker(exact, array)(machine.on(threads, call))
     if benchmark.disabled:
         return
     peak = machine.multiply_add_peak(np.float32)
-    others = {"one": partial(on, 1, call), "peak one": partial(on, 1, peak), "peak two": partial(on, 2, peak)}
+    others = {
+        "one": partial(machine.on, 1, call),
+        "peak one": partial(machine.on, 1, peak),
+        "peak two": partial(machine.on, 2, peak),
+    }
     name = f"threads, {job} {batch} x {d}"
-    best = raced(benchmark, results, name, partial(on, 2, call), others)
+    best = raced(benchmark, results, name, partial(machine.on, 2, call), others)
     # Each thread does as many multiply-adds as the other: two do twice the work in the time.
     gain, limit = best["one"] / best["ours"], 2.0 * best["peak one"] / best["peak two"]
-    one = flops(array) / best["one"] / (on(1, peak) / best["peak one"])
+    one = flops(array) / best["one"] / (machine.on(1, peak) / best["peak one"])
     results.figures += [
         Figure(name, "one thread to two", gain, "x"),
         Figure(name, "one thread to two, multiply-add peak", limit, "x"),
         Figure(name, "fraction of the multiply-add peak on one thread", one),
         Figure(name, THREAD_GAIN, gain / limit),
     ]
-
-
-def on(threads: int, call: Callable[[], Any]) -> Any:
-    """The result of a call on so many threads."""
-    nf.set_num_threads(threads)
-    try:
-        return call()
-    finally:
-        nf.set_num_threads(None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import machine
 from peers import Peer
+from record import Results
 
-__all__ = ["contenders", "race"]
+__all__ = ["contenders", "race", "raced"]
 
 Call = Callable[[], Any]
 
@@ -22,12 +24,30 @@ CLOSE = 1.5
 REST = 0.005
 """Seconds between contestants, in which the spinning threads of one library go to sleep before the next one starts."""
 
+WARM = 0.005
+"""Seconds for which a contestant warms up at least: clocks and caches are still those of the one before it."""
+
+SLOW_SECONDS = 0.4
+"""Time that a slow peer gets in a recorded race at least: several rounds of all but the slowest ones."""
+
+DISTURBED = 0.02
+"""Fraction of all CPU time that other processes may take in a race. They delay those most whose threads wait for each
+other most often: torch and JAX, by factors."""
+
 
 def seconds(call: Call) -> float:
     """Time of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def warm_up(call: Call) -> None:
+    """Calls it, and again until its time is over."""
+    start = time.perf_counter()
+    call()
+    while time.perf_counter() - start < WARM:
+        call()
 
 
 def race(
@@ -40,7 +60,7 @@ def race(
 ) -> dict[str, float]:
     """Best time of every contestant, in seconds; ours, by pytest-benchmark, under "ours".
 
-    Each turn is one call to warm up and one that counts. Those in ``slow`` do not warm up, and take turns in a few
+    Each turn is some calls to warm up and one that counts. Those in ``slow`` do not warm up, and take turns in a few
     rounds only, or in as many as fit into ``slow_seconds`` if these are more.
     """
     best = dict.fromkeys(others, math.inf)
@@ -55,16 +75,28 @@ def race(
                 continue
             time.sleep(REST)
             if name not in slow:
-                call()
+                warm_up(call)
             took = seconds(call)
             spent[name] += took
             best[name] = min(best[name], took)
         turn += 1
         time.sleep(REST)
-        ours()
+        warm_up(ours)
 
     benchmark.pedantic(ours, setup=before, rounds=rounds)
     return {**best, "ours": benchmark.stats.stats.min}
+
+
+def raced(
+    benchmark: Any, results: Results, name: str, ours: Call, others: Mapping[str, Call], slow: Sequence[str] = ()
+) -> dict[str, float]:
+    """Best times of a race; the record says where other processes disturbed it."""
+    start, busy = time.perf_counter(), machine.busy_seconds()
+    best = race(benchmark, ours, others, slow=slow, slow_seconds=SLOW_SECONDS)
+    share = (machine.busy_seconds() - busy) / (time.perf_counter() - start) / machine.cores()
+    if share > DISTURBED:
+        results.disturbed[name] = share
+    return best
 
 
 def contenders(peers: Iterable[Peer], check: Callable[[Any], None], *, timed: bool = True) -> list[Peer]:
