@@ -157,14 +157,6 @@ void activate_numbers(int code, int what, const void* in, double parameter, void
     activate<T>(code, what, static_cast<const T*>(in), T(parameter), static_cast<T*>(out), n);
 }
 
-#if defined(__AVX512F__)
-#define NNSYM_REGISTER "+v"
-#elif defined(__x86_64__)
-#define NNSYM_REGISTER "+x"
-#else
-#define NNSYM_REGISTER "+w"
-#endif
-
 template <class T>
 double activation_rate(int code, std::int64_t count) {
     typedef typename Vec<T>::F V;

@@ -78,15 +78,6 @@ std::int64_t tiles_scratch(const Job& job) {
     return Line<Tiles<T, Field>>::scratch_vectors(job) * kVectorBytes;
 }
 
-// A register class that holds a vector, so that the compiler can neither fold the loop nor spill.
-#if defined(__AVX512F__)
-#define NNSYM_REGISTER "+v"
-#elif defined(__x86_64__)
-#define NNSYM_REGISTER "+x"
-#else
-#define NNSYM_REGISTER "+w"
-#endif
-
 template <class T>
 double multiply_add(std::int64_t count) {
     typedef typename Vec<T>::F V;

@@ -22,6 +22,15 @@ constexpr int kVectorBytes = 16;
 
 #define NNSYM_INLINE inline __attribute__((always_inline))
 
+// The registers that hold a vector, for asm: the compiler can then neither fold a measured loop nor spill.
+#if defined(__AVX512F__)
+#define NNSYM_REGISTER "+v"
+#elif defined(__x86_64__)
+#define NNSYM_REGISTER "+x"
+#else
+#define NNSYM_REGISTER "+w"
+#endif
+
 template <class T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
