@@ -49,12 +49,15 @@ def test_every_activation_and_use_of_time(activation: Any, time: str) -> None:
     assert_as_defined(net, y0, -T, {}, limit, method="dopri5", **TOLERANCES)
 
 
-@pytest.mark.parametrize("options", [{}, {"steps": 2}, {"step_size": 0.17}, {"pcoeff": 0.2, "icoeff": 0.5}])
 @pytest.mark.parametrize("direction", [1, -1])
-@pytest.mark.parametrize("method", ORDERS)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *((method, options) for method in ORDERS for options in ({}, {"steps": 2}, {"step_size": 0.17})),
+        *((method, {"pcoeff": 0.2, "icoeff": 0.5}) for method in ADAPTIVE),
+    ],
+)
 def test_every_method(method: str, direction: int, options: dict[str, Any]) -> None:
-    if method not in ADAPTIVE and "pcoeff" in options:
-        pytest.skip("no adaptive steps")
     net = random_mlp(3, (2, 17, 2), ["gelu", "tanh"], "concat")
     assert_as_defined(net, states(4, 9, 2), direction * T, options, 1e-11, method=method, **TOLERANCES)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import torchdiffeq
 from ode_cases import ADAPTIVE, ORDERS
 
 import nnsym_fast as nf
@@ -105,7 +106,6 @@ def test_fixed_methods(method: str, name: str, reverse: bool) -> None:
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "dopri8"])
 def test_gradients_are_those_of_the_peer(method: str) -> None:
     """Through the steps and by backsolve, for parameters, the start and the times."""
-    torchdiffeq = pytest.importorskip("torchdiffeq")
     a = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=torch.float64, requires_grad=True)
     y0 = torch.tensor([1.2, 0.3], dtype=torch.float64, requires_grad=True)
     t = torch.linspace(0, 2, 4, dtype=torch.float64).requires_grad_()
