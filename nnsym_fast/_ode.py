@@ -117,10 +117,10 @@ class _Grid(NamedTuple):
 
 
 def _grid(t: Array, steps: Array, jumps: Array) -> _Grid:
-    """The intervals of fixed steps, cut at the jumps inside them; a piece has its share of the steps, rounded up."""
+    """The intervals of fixed steps, cut at the jumps in them; a piece has its share of the steps, rounded up."""
     n = t.shape[1]
     low, high = t.min(), t.max()
-    jumps = np.unique(jumps[(jumps > low) & (jumps < high)])
+    jumps = np.unique(jumps[(jumps >= low) & (jumps <= high)])
     if not len(jumps) or n < 2:
         return _Grid(t, steps, np.arange(n), np.zeros(n, np.int8))
     rows = np.broadcast_shapes((t.shape[0], 1), (steps.shape[0], 1))[0]
@@ -136,8 +136,7 @@ def _grid(t: Array, steps: Array, jumps: Array) -> _Grid:
     pieces = np.where(length > 0, np.maximum(pieces, 1), 0).reshape(rows, -1)
     place = np.arange(nodes.shape[1])
     result = np.where(place % per == 0, place // per, -1)
-    # A jump may lie on a time of the results, too: there it is at the end of its pieces.
-    breaks = np.asarray(np.isin(nodes, jumps).any(0), np.int8)
+    breaks = np.asarray(np.isin(nodes, jumps), np.int8)
     return _Grid(np.ascontiguousarray(nodes), np.ascontiguousarray(pieces), result, breaks)
 
 

@@ -165,7 +165,9 @@ void ode_run(int operation, const FieldData& field, const Tableau* tableau, cons
             job.steps_sample = sample_stride(array, n, job.nodes - 1, "steps");
             job.steps = reinterpret_cast<const std::int64_t*>(array.data());
             job.result = pointer<std::int64_t>(result, job.nodes, 8, "result");
-            job.breaks = pointer<std::int8_t>(breaks, job.nodes, 1, "breaks");
+            auto flags = py::cast<py::array>(breaks);
+            job.breaks_sample = flags.size() == job.nodes ? 0 : job.nodes;
+            job.breaks = pointer<std::int8_t>(breaks, job.breaks_sample ? n * job.nodes : job.nodes, 1, "breaks");
             if (!job.result || !job.breaks) throw std::invalid_argument("result, breaks: none");
             results = 0;
             for (std::int64_t node = 0; node < job.nodes; ++node) {

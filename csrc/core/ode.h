@@ -82,7 +82,8 @@ struct Job {
     std::int64_t steps_sample;
     const std::int64_t* result;  // with fixed steps, per node: the result that it is, or -1
     const std::int8_t* breaks;   // with fixed steps, per node: whether the field jumps there
-    const double* jumps;         // adaptive: ascending
+    std::int64_t breaks_sample;
+    const double* jumps;  // adaptive: ascending
     std::int64_t jump_count;
     const double *rtol, *atol;  // of every component
     const double* event;        // weights of the components; null: no event

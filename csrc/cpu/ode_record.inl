@@ -38,7 +38,7 @@ struct Record {
     static constexpr int S = Steps::S;
 
     struct alignas(64) Step {
-        double t[S], h[S];
+        double t[S], h[S], closing[S];
         double begin[S], part[S];  // fixed steps: the shares of the piece's length before the step, and in it
         Flag late[S], early[S];
         std::int64_t piece, outputs;  // outputs: those of this step and all before
@@ -75,7 +75,7 @@ struct Record {
             s->h[l] = taken[l] ? tile.h[l] : 0;
             s->begin[l] = begin ? begin[l] : 0;
             s->part[l] = part && taken[l] ? part[l] : 0;
-            s->late[l] = tile.late[l], s->early[l] = tile.early[l];
+            s->late[l] = tile.late[l], s->early[l] = tile.early[l], s->closing[l] = tile.closing[l];
         }
         s->piece = piece;
         s->outputs = output_count;

@@ -136,7 +136,8 @@ struct Reverse : Solver<T, C> {
     void restore(std::int64_t n) {
         const Step& s = taken.step(n);
         for (int l = 0; l < S; ++l)
-            t[l] = s.t[l], h[l] = s.h[l], this->late[l] = s.late[l], this->early[l] = s.early[l];
+            t[l] = s.t[l], h[l] = s.h[l], this->late[l] = s.late[l], this->early[l] = s.early[l],
+            this->closing[l] = s.closing[l];
         this->set_steps();
     }
     void moving(I* mask) const {

@@ -56,7 +56,8 @@ struct Samples : Tile<T, C> {
         begin[l] = t[l] = time_of(sample, 0);
         end[l] = time_of(sample, job.nodes - 1);
         direction[l] = end[l] < begin[l] ? -1 : 1;
-        wanted[l] = h[l] = 0;
+        wanted[l] = 0;
+        h[l] = direction[l] * 2.2250738585072014e-308;  // no step yet, but its sign is read
         result[l] = 0;
         trials[l] = accepted[l] = searches[l] = dense_steps[l] = jumps_passed[l] = 0;
         last[l] = before_last[l] = 1;
@@ -78,7 +79,10 @@ struct Samples : Tile<T, C> {
         set_due(l);
         if (!job.fixed) {
             jump[l] = direction[l] > 0 ? 0 : job.jump_count - 1;
-            while (has_jump(l) && (job.jumps[jump[l]] - begin[l]) * direction[l] <= 0) pass_jump(l);
+            while (has_jump(l) && (job.jumps[jump[l]] - begin[l]) * direction[l] <= 0) {
+                this->late[l] = job.jumps[jump[l]] == begin[l];
+                pass_jump(l);
+            }
         }
     }
     void set_due(int l) {

@@ -36,7 +36,8 @@ struct Solver : Samples<T, C> {
     struct Piece {
         std::int64_t number, first;  // first: steps of all pieces before, where they are the same for all samples
         std::int64_t steps[S];
-        double begin[S], length[S], share[S];  // share: of one step
+        Flag opens[S], closes[S];                      // the field jumps at the ends of the piece
+        double begin[S], end[S], length[S], share[S];  // share: of one step
     };
     void run_fixed(std::int64_t first, int count) {
         for (int l = 0; l < S; ++l) {
@@ -47,11 +48,15 @@ struct Solver : Samples<T, C> {
         for (; piece.number + 1 < job.nodes && running(); ++piece.number) {
             std::int64_t most = 0;
             for (int l = 0; l < S; ++l) {
-                piece.steps[l] = 0, piece.begin[l] = piece.length[l] = piece.share[l] = 0;
+                piece.steps[l] = 0, piece.opens[l] = piece.closes[l] = 0,
+                piece.begin[l] = piece.length[l] = piece.share[l] = 0;
                 if (!active[l]) continue;
                 piece.steps[l] = job.steps[id[l] * job.steps_sample + piece.number];
+                const std::int8_t* breaks = job.breaks + id[l] * job.breaks_sample + piece.number;
+                piece.opens[l] = breaks[0], piece.closes[l] = breaks[1];
                 piece.begin[l] = time_of(id[l], piece.number);
-                piece.length[l] = time_of(id[l], piece.number + 1) - piece.begin[l];
+                piece.end[l] = time_of(id[l], piece.number + 1);
+                piece.length[l] = piece.end[l] - piece.begin[l];
                 piece.share[l] = piece.steps[l] ? 1.0 / double(piece.steps[l]) : 0;
                 most = piece.steps[l] > most ? piece.steps[l] : most;
             }
@@ -63,19 +68,20 @@ struct Solver : Samples<T, C> {
             if (active[l]) finish(l, nnsym::ode::kSuccess);
     }
     void fixed_step(const Piece& piece, std::int64_t s, std::int64_t first) {
-        Flag taken[S], crossing[S], begun = 1, failed = 0;
+        Flag taken[S], crossing[S], fresh[S], any_fresh = 0, failed = 0;
         double part[S], before[S];
-        const Flag at_break = s == 0 && job.breaks[piece.number], to_break = job.breaks[piece.number + 1];
         for (int l = 0; l < S; ++l) {
             taken[l] = active[l] & Flag(s < piece.steps[l]);
             part[l] = taken[l] ? piece.share[l] : 0;
             before[l] = double(s) * part[l];
             h[l] = piece.length[l] * part[l];
             t[l] = taken[l] ? piece.begin[l] + double(s) * h[l] : t[l];
-            this->late[l] = taken[l] & at_break;
-            this->early[l] = taken[l] & to_break & Flag(s == piece.steps[l] - 1);
+            this->late[l] = taken[l] & piece.opens[l] & Flag(s == 0);
+            this->early[l] = taken[l] & piece.closes[l] & Flag(s == piece.steps[l] - 1);
+            this->closing[l] = piece.end[l];
             trials[l] += taken[l];
-            begun &= (1 - taken[l]) | Flag(accepted[l] > 0);
+            fresh[l] = this->late[l] | (taken[l] & Flag(accepted[l] == 0));
+            any_fresh |= fresh[l];
         }
         this->set_steps();
         if (job.given) {  // the steps were taken before: only what they were is recorded
@@ -84,7 +90,10 @@ struct Solver : Samples<T, C> {
             for (int l = 0; l < S; ++l) accepted[l] += taken[l];
         } else {
             if (job.states) exchange_states(first, piece.first + s, true);
-            if (!method.fsal || this->adjoint || at_break || !begun) this->first_stage();
+            if (!method.fsal || this->adjoint)
+                this->first_stage();
+            else if (any_fresh)
+                first_stage_of(fresh);
             this->step();
             this->all_finite(next, sound);
             for (int l = 0; l < S; ++l) failed |= taken[l] & (1 - sound[l]);
@@ -97,7 +106,7 @@ struct Solver : Samples<T, C> {
             if (events) end_at_events(piece, crossing, before, part);
         }
         for (int l = 0; l < S; ++l) {
-            const double after = s == piece.steps[l] - 1 ? piece.begin[l] + piece.length[l] : t[l] + h[l];
+            const double after = s == piece.steps[l] - 1 ? piece.end[l] : t[l] + h[l];
             t[l] = taken[l] ? after : t[l];
         }
     }
@@ -165,11 +174,7 @@ struct Solver : Samples<T, C> {
             if (active[l] && job.nodes < 2) finish(l, nnsym::ode::kSuccess);
             fresh[l] = active[l];
         }
-        I mask[C];
-        Base::load_mask(fresh, mask);
-        for (int i = 0; i < rows * C; ++i) spare[i] = k[i];
-        this->first_stage();
-        for (int i = 0; i < rows * C; ++i) k[i] = mask[i % C] ? k[i] : spare[i];
+        first_stage_of(fresh);
         if (job.control.first_step > 0) {
             for (int l = 0; l < S; ++l)
                 if (fresh[l]) wanted[l] = job.control.first_step;
@@ -215,7 +220,7 @@ struct Solver : Samples<T, C> {
             const bool flat = double(d1[l]) <= 1e-15 && double(d2[l]) <= 1e-15;
             const double second = flat ? larger(1e-6, 1e-3 * trial[l]) : double(most[l]);
             const double size = smaller(100 * trial[l], second);
-            wanted[l] = fresh[l] ? (size > 0 ? size : trial[l]) : wanted[l];
+            wanted[l] = fresh[l] ? larger(size > 0 ? size : trial[l], job.control.dt_min) : wanted[l];
         }
     }
     double direction_of(int l) const { return id[l] < 0 ? 1 : direction[l]; }
@@ -225,11 +230,14 @@ struct Solver : Samples<T, C> {
         const nnsym::ode::Control& control = job.control;
         const double eps = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
         double stop[S], size[S];
-        Flag stuck = 0;
-        for (int l = 0; l < S; ++l) stop[l] = end[l], on_jump[l] = 0;
+        Flag stuck = 0, closes[S];  // closes: the field jumps at the end
+        for (int l = 0; l < S; ++l) stop[l] = end[l], on_jump[l] = closes[l] = 0;
         for (int l = 0; job.jump_count && l < S; ++l)
-            if (active[l] && this->has_jump(l) && (job.jumps[jump[l]] - end[l]) * direction[l] < 0)
-                stop[l] = job.jumps[jump[l]], on_jump[l] = 1;
+            if (active[l] && this->has_jump(l) && (job.jumps[jump[l]] - end[l]) * direction[l] <= 0) {
+                stop[l] = job.jumps[jump[l]];
+                closes[l] = stop[l] == end[l];
+                on_jump[l] = 1 - closes[l];
+            }
         for (int l = 0; l < S; ++l) {
             const double left = __builtin_fabs(stop[l] - t[l]),
                          largest = larger(__builtin_fabs(t[l]), __builtin_fabs(end[l]));
@@ -251,7 +259,8 @@ struct Solver : Samples<T, C> {
         for (int l = 0; l < S; ++l) {
             lands[l] &= trial[l];
             on_jump[l] &= lands[l];
-            this->early[l] = on_jump[l];
+            this->early[l] = on_jump[l] | (closes[l] & lands[l]);
+            this->closing[l] = stop[l];
             h[l] = trial[l] ? direction[l] * size[l] : 0;
             trials[l] += trial[l];
         }
@@ -341,14 +350,17 @@ struct Solver : Samples<T, C> {
             if (taken[l] & on_jump[l]) this->pass_jump(l), ++this->jumps_passed[l];
         if (this->adjoint || (method.fsal && !jumped)) return;
         // The first slope anew: of all without fsal, of those at a jump with it.
-        if (method.fsal)
-            for (int i = 0; i < rows * C; ++i) spare[i] = k[i];
-        this->first_stage();
-        if (!method.fsal) return;
+        if (!method.fsal) return this->first_stage();
         Flag anew[S];
-        for (int l = 0; l < S; ++l) anew[l] = taken[l] && on_jump[l];
+        for (int l = 0; l < S; ++l) anew[l] = taken[l] & on_jump[l];
+        first_stage_of(anew);
+    }
+    // The first stage of some samples; that of the others stays.
+    void first_stage_of(const Flag* some) {
         I mask[C];
-        Base::load_mask(anew, mask);
+        Base::load_mask(some, mask);
+        for (int i = 0; i < rows * C; ++i) spare[i] = k[i];
+        this->first_stage();
         for (int i = 0; i < rows * C; ++i) k[i] = mask[i % C] ? k[i] : spare[i];
     }
     // Results at times inside the steps taken, round by round until every sample has its own.

@@ -25,6 +25,7 @@ struct Tile {
     double* tape_times;
     alignas(64) double t[S], h[S];  // h with the sign of the direction
     V step_sizes[C];                // h as vectors, by set_steps
+    double closing[S];              // the time of that jump, where `early`
     Flag late[S], early[S];         // the first stage just after a jump; stages at the end of the step just before one
 
     Tile(const nnsym::ode::Job& j, Arena& arena)
@@ -46,7 +47,7 @@ struct Tile {
         tape_times = arena.take<double>(adjoint ? total * S : 0);
         if (!arena.base) return;
         for (int i = 0; i < rows * C; ++i) y[i] = V{};
-        for (int l = 0; l < S; ++l) t[l] = h[l] = 0, late[l] = early[l] = false;
+        for (int l = 0; l < S; ++l) t[l] = h[l] = closing[l] = 0, late[l] = early[l] = 0;
     }
 
     V* stage(int j) const { return k + std::int64_t(j) * rows * C; }
@@ -93,12 +94,12 @@ struct Tile {
         for (int l = 0; l < S; ++l) {
             out[l] = t[l] + c * h[l];
             if (j == 0 && late[l]) out[l] = nudged(out[l], h[l] < 0 ? -1 : 1);
-            if (j > 0 && c == 1 && early[l]) out[l] = nudged(out[l], h[l] < 0 ? 1 : -1);
+            if (j > 0 && c == 1 && early[l]) out[l] = nudged(closing[l], h[l] < 0 ? 1 : -1);
         }
     }
     // The next number in the direction.
     static double nudged(double v, int direction) {
-        if (v == 0) return direction * 5e-324;
+        if (v == 0) return direction * 2.2250738585072014e-308;  // smaller ones count as zero here
         std::int64_t bits = __builtin_bit_cast(std::int64_t, v);
         bits += (v > 0) == (direction > 0) ? 1 : -1;
         return __builtin_bit_cast(double, bits);

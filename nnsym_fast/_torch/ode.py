@@ -301,7 +301,9 @@ class _Solve(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*found[1:])
         ctx.problem = problem, back
-        ctx.save_for_backward(params, knots, y0, t, *found[:2])
+        # What was reached is read by the backsolve alone, and where samples failed: else the result is the user's.
+        needed = back is not None or bool(found[1].any())
+        ctx.save_for_backward(params, knots, y0, t, found[0] if needed else y0.new_empty(0), found[1])
         return found
 
     @staticmethod

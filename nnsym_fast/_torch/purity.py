@@ -15,6 +15,8 @@ __all__ = ["fingerprint", "impure"]
 
 STORES = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "STORE_DEREF", "DELETE_ATTR", "DELETE_SUBSCR", "DELETE_GLOBAL"}
 CHANGERS = {"append", "extend", "insert", "pop", "clear", "update", "setattr", "print", "write", "setdefault"}
+CONTEXTS = {"no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "detach", "detach_", "autocast"}
+"""What changes derivatives or dtypes without a trace of it."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
@@ -47,11 +49,24 @@ def impure(module: nn.Module) -> str:
         forward = type(child).forward
         if not isinstance(forward, FunctionType):
             return f"{type(child).__name__}.forward is no function"
-        for code in _codes(forward.__code__):
-            stored = {i.opname for i in dis.get_instructions(code)} & STORES
-            if stored or CHANGERS & set(code.co_names):
-                return f"{type(child).__name__}.forward stores values, which a compiled field would not do"
+        for function in (forward, *_helpers(forward)):
+            for code in _codes(function.__code__):
+                stored = {i.opname for i in dis.get_instructions(code)} & STORES
+                names = set(code.co_names)
+                if stored or CHANGERS & names or any(x[-1:] == "_" and x[-2:] != "__" for x in names):
+                    return f"{type(child).__name__}.forward stores values, which a compiled field would not do"
+                if CONTEXTS & names:
+                    return f"{type(child).__name__}.forward changes what is differentiated, or dtypes"
     return ""
+
+
+def _helpers(function: FunctionType) -> Iterator[FunctionType]:
+    """The functions of a user that a function reads from its globals."""
+    for code in _codes(function.__code__):
+        for name in code.co_names:
+            value = function.__globals__.get(name)
+            if isinstance(value, FunctionType) and not value.__module__.startswith("torch"):
+                yield value
 
 
 def _value(value: Any) -> Any:

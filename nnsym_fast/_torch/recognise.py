@@ -128,7 +128,16 @@ def _check_calls(path: Path, module: nn.Module) -> None:
 
 def _is_linear(module: nn.Module) -> bool:
     kind = type(module)
-    return kind is nn.Linear or (kind.__bases__ == (nn.Linear,) and nn.utils.parametrize.is_parametrized(module))
+    if kind is nn.Linear:
+        return True
+    if kind.__bases__ != (nn.Linear,) or not nn.utils.parametrize.is_parametrized(module):
+        return False
+    if not module.training or torch._C._are_functorch_transforms_active():
+        return True
+    # In training some are random, or count their calls; a weight is asked for once for a whole integration.
+    with torch.no_grad():
+        first, second = (getattr(module, "weight") for _ in range(2))  # noqa: B009
+        return bool(torch.equal(first, second))
 
 
 def _leaf(chain: Chain, path: Path, module: nn.Module) -> None:
@@ -256,13 +265,13 @@ def _trace(module: nn.Module) -> Chain:
     return _Walk(module).run(graph)
 
 
-def _agrees(module: nn.Module, found: ModuleMLP) -> None:
+def _agrees(module: nn.Module, found: ModuleMLP, times: Sequence[float] = (0.7, -1.9)) -> None:
     """Unknown unless module and chain agree on a few numbers."""
-    if found.device.type == "meta":
+    if found.device.type == "meta" or torch._C._are_functorch_transforms_active():
         return
     w = found.weights[0]
     y = torch.linspace(-1.3, 1.7, 5 * found.d, dtype=w.dtype).reshape(5, found.d).to(w.device)
-    for time in (0.7, -1.9):
+    for time in times:
         t = torch.tensor(time, dtype=w.dtype, device=w.device)
         try:
             with torch.no_grad():
@@ -296,10 +305,7 @@ class ModuleMLP(MLP):
         self.module, self.chain = module, chain
         self.framework = "torch"
         tensors = self._tensors()
-        self._first: list[tuple[Tensor, Tensor | None]] | None = tensors
         first = tensors[0][0]
-        self.device = first.device
-        self.dtype = str(first.dtype).removeprefix("torch.")
         if self.dtype not in plans.DTYPES:
             raise Unknown(f"parameters of dtype {self.dtype}, expected float32 or float64")
         widths = [int(first.shape[1])]
@@ -327,6 +333,16 @@ class ModuleMLP(MLP):
         return found
 
     @property
+    def dtype(self) -> str:  # type: ignore[override]
+        """That of the parameters, as they are now."""
+        return str(_read(self.module, self.chain.layers[0][0]).dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> Any:
+        """That of the parameters, as they are now."""
+        return _read(self.module, self.chain.layers[0][0]).device
+
+    @property
     def weights(self) -> tuple[Tensor, ...]:  # type: ignore[override]
         """The matrices, as they are now."""
         return tuple(w for w, _ in self._tensors())
@@ -342,9 +358,8 @@ class ModuleMLP(MLP):
         return ()
 
     def parts(self) -> Sequence[Tensor]:
-        tensors, self._first = self._first or self._tensors(), None
         found = []
-        for layer, (w, b) in enumerate(tensors):
+        for layer, (w, b) in enumerate(self._tensors()):
             wanted = (self._code.widths[layer + 1], self._code.widths[layer])
             if tuple(w.shape) != wanted:
                 raise ValueError(
@@ -398,7 +413,13 @@ def _traced(module: nn.Module) -> ModuleMLP:
     if before is not None and before[0] == state:
         if isinstance(before[1], str):
             raise Unknown(before[1])
-        return ModuleMLP(module, before[1])
+        found = ModuleMLP(module, before[1])
+        try:
+            # A forward can depend on what no fingerprint shows: it is asked for a few numbers at every call.
+            _agrees(module, found, (0.7,))
+            return found
+        except Unknown:
+            pass
     try:
         chain = _trace(module)
         if not chain.layers:

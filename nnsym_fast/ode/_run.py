@@ -329,7 +329,7 @@ class Run:
         step = self._step(self.sign * h0, self.t + self.sign * h0)
         f1 = self.rhs(step.t + step.h, self.stages.euler(step, y, f0))
         self.evaluations += 1
-        return second_trial(h0, d1, norm((f1 - f0) / scale), span, order)
+        return np.maximum(second_trial(h0, d1, norm((f1 - f0) / scale), span, order), self.control.dt_min)
 
     def _stop(self) -> Array:
         """The nearest time that a step lands on."""

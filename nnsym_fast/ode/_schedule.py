@@ -51,6 +51,8 @@ def beside(t: Array, side: Array, control: Control, real: npt.DTypeLike) -> Arra
     if not control.jump_t:
         return t
     nudged = np.nextafter(t.astype(real), (side * math.inf).astype(real)).astype(np.float64)
+    least = float(np.finfo(real).smallest_normal)  # to a kernel, smaller numbers are zero
+    nudged = np.where(np.abs(nudged) < least, side * least, nudged)
     return np.where(np.isin(t, control.jump_t), nudged, t)
 
 
@@ -74,7 +76,8 @@ def schedule(ts: Array, control: Control, real: npt.DTypeLike) -> Iterator[Entry
         plan = []
         for left, right in zip(cuts.T[:-1], cuts.T[1:], strict=True):
             length = right - left
-            count = np.where(length != 0, control.steps_between(length, length / (b - a)), 0)
+            share_of = np.ceil(control.steps_between(b - a, 1.0) * (length / (b - a)) - 1e-9)
+            count = np.where(length != 0, np.maximum(1, share_of), 0).astype(np.int64)
             plan += [(left, right, length, count, j) for j in range(int(count.max()))]
         for number, (left, right, length, count, j) in enumerate(plan):
             moves, many = j < count, np.maximum(count, 1)

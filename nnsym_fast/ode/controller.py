@@ -147,6 +147,11 @@ class Control:
             count = np.abs(length) / self.step_size
         else:
             count = (self.steps or 1) * share * np.ones_like(length)
+        if np.any(count > 2**31):
+            name = "steps" if self.step_size is None else "step_size"
+            raise ValueError(
+                f"options[{name!r}]: expected at most 2^31 steps between two times, got {float(np.max(count)):.3g}"
+            )
         return np.asarray(np.maximum(1, np.ceil(count - 1e-9)).astype(np.int64))
 
 

@@ -65,8 +65,8 @@ class Linear(Field):
             raise ValueError(f"b: expected shape {shape[:-1]}, as w, got {tuple(self.b.shape)}")
         degree = {"linear": 1, "cubic": 3}.get(interpolation, 0)
         self._code = FieldCode(LINEAR_KIND, 0, (self.d, degree, pieces), (), ())
-        steps: Any = [[[b - a]] for a, b in pairwise(knots)]
-        spans: Any = [[[b - a]] for a, b in zip(knots, knots[2:], strict=False)]
+        steps: Any = [b - a for a, b in pairwise(knots)]
+        spans: Any = [b - a for a, b in zip(knots, knots[2:], strict=False)]
         if self.framework == "torch":
             from nnsym_fast import _torch
 
@@ -75,7 +75,7 @@ class Linear(Field):
         else:
             self._knots = np.array(knots)
             steps, spans = (np.array(x, self.w.dtype) for x in (steps, spans))
-        self._steps, self._spans = steps, spans
+        self._steps, self._spans = (x.reshape(-1, 1, 1) for x in (steps, spans))
 
     def parameters(self) -> list[Any]:
         return [self.w] if self.b is None else [self.w, self.b]

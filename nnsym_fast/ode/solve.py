@@ -215,6 +215,11 @@ class _Choice(NamedTuple):
 
 def _choose(func: Any, y0: Any, settings: _Settings) -> _Choice:
     compiled, shared = settings.compiled, settings.control.batch_step == "shared"
+    if compiled == "require" and shared:
+        raise ValueError(
+            "options['batch_step']: expected 'sample' with compiled='require', got 'shared': a step for the batch "
+            "is chosen in Python, where the kernel evaluates the field alone; use options={'compiled': 'auto'}"
+        )
     if isinstance(func, Field):
         if compiled == "never":
             return _Choice(None, func)

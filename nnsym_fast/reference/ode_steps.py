@@ -245,7 +245,8 @@ class Trajectory:
         else:
             h1 = (0.01 / max(d1, d2)) ** (1 / (self.table.error_order + 1))
         h = min(100 * h0, h1)
-        return h if math.isfinite(h) and h > 0 else min(1e-6, span)  # the field is infinite or not a number there
+        h = h if math.isfinite(h) and h > 0 else min(1e-6, span)  # the field is infinite or not a number there
+        return max(h, self.options.dt_min)
 
     def _stop(self) -> float:
         """The nearest time that a step lands on."""

@@ -198,6 +198,25 @@ def test_discontinuities() -> None:
     assert abs(back[-1, 0] - 1 / exact) < 1e-8
 
 
+def test_two_knots_of_a_cubic() -> None:
+    """One Hermite piece between two values is the line between them."""
+    w = np.array([[[0.5]], [[-1.0]]])
+    both = [ode.odeint(ode.Linear(w, None, [0.0, 1.0], kind), np.ones(1), [0.0, 1.0]) for kind in ("cubic", "linear")]
+    np.testing.assert_allclose(*both, rtol=1e-8)
+
+
+def test_too_many_steps() -> None:
+    with pytest.raises(ValueError, match=r"options\['step_size'\]: expected at most 2\^31 steps"):
+        ode.odeint(field("mlp concat"), start("mlp concat", 3), T, method="rk4", options={"step_size": 1e-20})
+
+
+def test_required_kernels_choose_a_step_for_each_sample() -> None:
+    with pytest.raises(ValueError, match="batch_step"):
+        ode.odeint(
+            field("mlp concat"), start("mlp concat", 3), T, options={"batch_step": "shared", "compiled": "require"}
+        )
+
+
 # --- what runs
 
 

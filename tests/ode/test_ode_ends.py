@@ -225,3 +225,30 @@ def test_no_warning_from_solve_or_success() -> None:
         warnings.simplefilter("error")
         nf.ode.solve(func, np.array([0.0, 1.0]), [0.0, 9.0], options={**options, "max_steps": 2})
         nf.odeint(func, np.array([0.0, 1.0]), [0.0, 9.0], options=options)
+
+
+@pytest.mark.parametrize("knots", [[0.0, 1.0, 2.0], [-1.0, 0.0, 1.0]])
+@pytest.mark.parametrize("method", ["rk4", "dopri5", "dopri8"])
+def test_jumps_at_the_ends_and_at_zero(method: str, knots: list[float]) -> None:
+    """A jump where an integration begins or ends is seen from its side, whoever else is in the batch."""
+    field = nf.ode.Linear(np.array([[[1.0]], [[-2.0]]]), None, knots, "piecewise")
+    a, b, c = knots
+    options: dict[str, Any] = {"steps": 100}
+    settings: dict[str, Any] = {"method": method, "rtol": 1e-10, "atol": 1e-10}
+    for chosen in (options, {}) if method != "rk4" else (options,):
+        for t, exact in (([a, b], 1.0), ([b, c], -2.0), ([b, a], -1.0), ([c, b], 2.0), ([a, c], -1.0), ([c, a], 1.0)):
+            found = nf.ode.solve(field, np.ones(1), t, options=chosen, **settings)
+            np.testing.assert_allclose(found.ys[-1], np.exp(exact), rtol=1e-7)
+            assert found.stats["rejected"] <= 2
+        ranges = np.array([[a, b], [a, c], [c, b], [b, (b + c) / 2], [c, a]])
+        together = nf.odeint(field, np.ones((5, 1)), ranges, options=chosen, **settings)
+        for i, t in enumerate(ranges):
+            np.testing.assert_array_equal(together[:, i], nf.odeint(field, np.ones(1), t, options=chosen, **settings))
+
+
+def test_the_first_step_is_no_shorter_than_dt_min() -> None:
+    rotation = nf.ode.Linear(np.array([[0.0, 1.0], [-1.0, 0.0]]))
+    options = {"dt_min": 0.05}
+    found = nf.ode.solve(rotation, np.array([1.0, 0.0]), [0.0, 1.0], rtol=1e-5, atol=1e-5, options=options)
+    assert found.status == Status.SUCCESS
+    np.testing.assert_allclose(found.ys[-1], [np.cos(1), -np.sin(1)], atol=1e-4)

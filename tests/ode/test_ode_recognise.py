@@ -348,3 +348,76 @@ def test_numpy_fields_are_not_modules() -> None:
         ode.MLP.from_torch(lambda t, y: y)
     with pytest.raises(TypeError, match=r"^y0: expected a torch tensor"):
         ode.odeint(chain(nn.Tanh()), np.zeros((2, D)), T)
+
+
+# --- what a fingerprint does not show
+
+
+class Settings(nn.Module):
+    """The slope of its activation is looked up in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(D, 8), nn.Linear(8, D)
+        self.settings = {"slope": 0.3}
+        self.double()
+
+    def forward(self, t: Any, y: Any) -> Any:
+        return self.last(F.leaky_relu(self.first(y), self.settings["slope"]))
+
+
+def test_values_that_change_inside_a_dict_are_noticed() -> None:
+    module = Settings()
+    for slope in (0.3, 0.9, 0.3):
+        module.settings["slope"] = slope
+        expected = ode.odeint(module, state(), T, options={"compiled": "never"})
+        torch.testing.assert_close(ode.odeint(module, state(), T, options=REQUIRE), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_derivatives_that_are_switched_off_stay_off() -> None:
+    def forward(self: Any, t: Any, y: Any) -> Any:
+        with torch.no_grad():
+            h = self.first(y)
+        return self.last(torch.tanh(h))
+
+    with pytest.raises(ValueError, match="changes what is differentiated"):
+        ode.odeint(subclass(forward), state(), T, options=REQUIRE)
+
+
+def test_counters_in_place_go_on() -> None:
+    def forward(self: Any, t: Any, y: Any) -> Any:
+        self.calls.add_(1)
+        return self.net(y)
+
+    module = subclass(forward)
+    module.register_buffer("calls", torch.zeros(()))
+    with pytest.raises(ValueError, match="stores values"):
+        ode.odeint(module, state(), T, options=REQUIRE)
+
+
+def test_random_weights_are_drawn_at_every_stage() -> None:
+    class Drop(nn.Module):
+        def forward(self, w: Any) -> Any:
+            return F.dropout(w, 0.5, self.training)
+
+    module = chain(nn.Tanh())
+    nn.utils.parametrize.register_parametrization(module[0], "weight", Drop())
+    with pytest.raises(ValueError, match="not a Linear"):
+        ode.odeint(module, state(), T, options=REQUIRE)
+    ode.odeint(module.eval(), state(), T, options=REQUIRE)
+
+
+def test_parameters_are_those_of_the_call_from_the_first_one_on() -> None:
+    module = chain(nn.Tanh())
+    found = ode.MLP.from_torch(module)
+    module[0].weight = nn.Parameter(module[0].weight.detach() * -2)
+    torch.testing.assert_close(found(0.0, state()), module(state()), rtol=1e-12, atol=1e-12)
+    module.float()
+    assert ode.odeint(found, state().float(), T).dtype == torch.float32
+
+
+def test_results_may_be_changed_in_place() -> None:
+    module = chain(nn.Tanh())
+    y = ode.odeint(module, state(), T)
+    y.mul_(2).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
