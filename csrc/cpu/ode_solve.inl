@@ -36,7 +36,9 @@ struct Solver : Samples<T, C> {
     struct Piece {
         std::int64_t number, first;  // first: steps of all pieces before, where they are the same for all samples
         std::int64_t steps[S];
-        Flag opens[S], closes[S];                      // the field jumps at the ends of the piece
+        Flag opens[S], closes[S];  // the field jumps at the ends of the piece
+        Flag moves[S];
+        bool steady;  // the steps of the piece are the same for all that take them, and their times are not read
         double begin[S], end[S], length[S], share[S];  // share: of one step
     };
     void run_fixed(std::int64_t first, int count) {
@@ -60,6 +62,8 @@ struct Solver : Samples<T, C> {
                 piece.share[l] = piece.steps[l] ? 1.0 / double(piece.steps[l]) : 0;
                 most = piece.steps[l] > most ? piece.steps[l] : most;
             }
+            piece.steady = !record && !job.event && !this->field.timed();
+            for (int l = 0; l < S; ++l) piece.steady &= !active[l] || (piece.steps[l] == most && !piece.closes[l]);
             for (std::int64_t s = 0; s < most; ++s) fixed_step(piece, s, first);
             piece.first += most;
             arrive(piece.number + 1);
@@ -67,23 +71,29 @@ struct Solver : Samples<T, C> {
         for (int l = 0; l < S; ++l)
             if (active[l]) finish(l, nnsym::ode::kSuccess);
     }
-    void fixed_step(const Piece& piece, std::int64_t s, std::int64_t first) {
+    void fixed_step(Piece& piece, std::int64_t s, std::int64_t first) {
         Flag taken[S], crossing[S], fresh[S], any_fresh = 0, failed = 0;
         double part[S], before[S];
-        for (int l = 0; l < S; ++l) {
-            taken[l] = active[l] & Flag(s < piece.steps[l]);
-            part[l] = taken[l] ? piece.share[l] : 0;
-            before[l] = double(s) * part[l];
-            h[l] = piece.length[l] * part[l];
-            t[l] = taken[l] ? piece.begin[l] + double(s) * h[l] : t[l];
-            this->late[l] = taken[l] & piece.opens[l] & Flag(s == 0);
-            this->early[l] = taken[l] & piece.closes[l] & Flag(s == piece.steps[l] - 1);
-            this->closing[l] = piece.end[l];
-            trials[l] += taken[l];
-            fresh[l] = this->late[l] | (taken[l] & Flag(accepted[l] == 0));
-            any_fresh |= fresh[l];
+        const bool same = s > 0 && piece.steady;  // as the step before, and nobody asks when it is
+        if (same) {
+            for (int l = 0; l < S; ++l) taken[l] = piece.moves[l];
+        } else {
+            for (int l = 0; l < S; ++l) {
+                taken[l] = active[l] & Flag(s < piece.steps[l]);
+                part[l] = taken[l] ? piece.share[l] : 0;
+                before[l] = double(s) * part[l];
+                h[l] = piece.length[l] * part[l];
+                t[l] = taken[l] ? piece.begin[l] + double(s) * h[l] : t[l];
+                this->late[l] = taken[l] & piece.opens[l] & Flag(s == 0);
+                this->early[l] = taken[l] & piece.closes[l] & Flag(s == piece.steps[l] - 1);
+                this->closing[l] = piece.end[l];
+                fresh[l] = this->late[l] | (taken[l] & Flag(accepted[l] == 0));
+                any_fresh |= fresh[l];
+            }
+            this->set_steps();
+            for (int l = 0; l < S; ++l) piece.moves[l] = taken[l];
         }
-        this->set_steps();
+        for (int l = 0; l < S; ++l) trials[l] += taken[l];
         if (job.given) {  // the steps were taken before: only what they were is recorded
             exchange_states(first, piece.first + s, false);
             record->add_step(*this, taken, piece.number, before, part);
@@ -97,15 +107,19 @@ struct Solver : Samples<T, C> {
             this->step();
             this->all_finite(next, sound);
             for (int l = 0; l < S; ++l) failed |= taken[l] & (1 - sound[l]);
-            for (int l = 0; failed && l < S; ++l)
-                if (taken[l] & (1 - sound[l])) taken[l] = 0, finish(l, nnsym::ode::kNonFinite);
+            for (int l = 0; failed && l < S; ++l) {
+                if (!(taken[l] & (1 - sound[l]))) continue;
+                t[l] = piece.begin[l] + double(s) * h[l];
+                finish(l, nnsym::ode::kNonFinite);
+                taken[l] = 0, piece.steady = false;
+            }
             const bool events = this->find_crossings(taken, crossing);
             for (int l = 0; l < S; ++l) taken[l] &= 1 - crossing[l];
             if (record) record->add_step(*this, taken, piece.number, before, part);
             commit(taken);
             if (events) end_at_events(piece, crossing, before, part);
         }
-        for (int l = 0; l < S; ++l) {
+        for (int l = 0; !same && l < S; ++l) {
             const double after = s == piece.steps[l] - 1 ? piece.end[l] : t[l] + h[l];
             t[l] = taken[l] ? after : t[l];
         }
