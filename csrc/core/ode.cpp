@@ -3,29 +3,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 
 #include "kernels.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace nnsym::ode {
-namespace {
-
-struct Free {
-    void operator()(void* p) const { std::free(p); }
-};
-typedef std::unique_ptr<char, Free> Memory;
-
-Memory allocate(std::int64_t bytes) {
-    Memory memory(static_cast<char*>(std::aligned_alloc(64, std::size_t((bytes + 63) / 64 * 64 + 64))));
-    if (!memory) throw std::bad_alloc();
-    return memory;
-}
-
-}  // namespace
 
 void run(Job& job, int threads) {
     const Kernels& table = *nnsym::kernels().ode;
@@ -36,13 +21,12 @@ void run(Job& job, int threads) {
     const std::int64_t tile = lanes * job.vectors, tiles = (job.samples + tile - 1) / tile;
     threads = int(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, tiles)));
 
-    const Memory packed = allocate(table.packed_bytes[wide](job));
+    const Scratch packed = scratch(table.packed_bytes[wide](job));
     table.pack[wide](job, packed.get());
     job.packed = packed.get();
 
-    // Scratch of each worker, at distances that are no power of two.
-    const std::int64_t bytes = (table.scratch_bytes[wide](job) + 4095) / 4096 * 4096 + 192;
-    const Memory scratch = allocate(bytes * threads);
+    const std::int64_t bytes = worker_bytes(table.scratch_bytes[wide](job));
+    const Scratch memory = scratch(bytes * threads);
     const bool sums = job.gparameters != nullptr;
 
     // Gradients are summed over a fixed part of the samples by each worker, so that sums do not depend on who is
@@ -53,7 +37,7 @@ void run(Job& job, int threads) {
     const std::int64_t part = std::max<std::int64_t>(1, (tiles + shares - 1) / shares);
     std::atomic<bool> good{true};
     auto body = [&](std::int64_t task, int worker) {
-        char* own = scratch.get() + (sums ? task : worker) * bytes;
+        char* own = memory.get() + (sums ? task : worker) * bytes;
         if (sums) table.clear[wide](job, own);
         const std::int64_t first = task * part * tile, end = std::min(job.samples, (task + 1) * part * tile);
         if (first < end && !table.run[wide](job, first, end, own)) good = false;
@@ -63,7 +47,7 @@ void run(Job& job, int threads) {
     if (!good) throw std::bad_alloc();
     if (!sums) return;
     std::memset(job.gparameters, 0, std::size_t(job.field.parameters) * (wide ? 8 : 4));
-    for (int worker = 0; worker < threads; ++worker) table.collect[wide](job, scratch.get() + worker * bytes);
+    for (int worker = 0; worker < threads; ++worker) table.collect[wide](job, memory.get() + worker * bytes);
 }
 
 }  // namespace nnsym::ode

@@ -17,12 +17,9 @@ struct Solver : Samples<T, C> {
         Base::next, Base::record, Base::result, Base::rows, Base::running, Base::sound, Base::start, Base::t,
         Base::time_of, Base::trials, Base::wanted, Base::was_sound, Base::work, Base::write, Base::x, Base::y;
 
-    V *spare, *spare_x;  // rows of the first steps
+    V* spare;  // the first stage of samples that keep theirs
 
-    Solver(const nnsym::ode::Job& j, Arena& arena) : Base(j, arena) {
-        spare = arena.take<V>(rows * C);
-        spare_x = arena.take<V>((rows + 1) * C);
-    }
+    Solver(const nnsym::ode::Job& j, Arena& arena) : Base(j, arena) { spare = arena.take<V>(rows * C); }
 
     bool run(std::int64_t first, std::int64_t stop) {
         if (!job.fixed) run_adaptive(first, stop, true);
@@ -216,10 +213,10 @@ struct Solver : Samples<T, C> {
         for (int l = 0; l < S; ++l) times[l] = direction_of(l) * trial[l];
         Base::load_lanes(times, step);
         for (int l = 0; l < S; ++l) times[l] += t[l];
-        for (int i = 0; i < rows * C; ++i) spare_x[i] = y[i] + step[i % C] * k[i];
+        for (int i = 0; i < rows * C; ++i) x[i] = y[i] + step[i % C] * k[i];
         // The second slope in the place of the last stage, which no sample under way needs.
         const int j = method.stages - 1;
-        this->evaluate(j, times, spare_x);
+        this->evaluate(j, times, x);
         this->scaled_norm(this->stage(j), k, norm);
         for (int c = 0; c < C; ++c) store(d2 + c * L, norm[c]);
         T most[S];
