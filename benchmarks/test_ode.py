@@ -166,21 +166,25 @@ def test_rk4(benchmark: Any, results: Results, batch: int, d: int, h: int) -> No
     results.figures += overhead(race.row.benchmark, best)
 
 
-@pytest.mark.parametrize(("batch", "d", "h"), SIZES)
-def test_adaptive(benchmark: Any, results: Results, batch: int, d: int, h: int) -> None:
+def race_adaptive(benchmark: Any, results: Results, job: str, task: Problem) -> None:
     """dopri5 at rtol = atol = 1e-6, and ours once more with the error that each peer has."""
-    task = problem(samples(benchmark, batch), d, h)
-    check = Checker(task, BOUNDS[ADAPTIVE])
+    check = Checker(task, BOUNDS[job])
     function = field(task)
     others = through_torch(task, check, adaptive(TOLERANCE))
     check(end(function, task.y0, task.t, adaptive(TOLERANCE)))
     rivals = contenders(rivals_of("adaptive_peers", task, TOLERANCE), check, timed=benchmark.enabled)
     if benchmark.disabled:
         return
-    race = Race(benchmark, results, ADAPTIVE, task, rivals)
+    race = Race(benchmark, results, job, task, rivals)
     best = race.run_adaptive(lambda tol: partial(end, function, task.y0, task.t, adaptive(tol)), check, others)
     race.record(ADAPTIVE_RATIOS)
     results.figures += overhead(race.row.benchmark, best)
+
+
+@pytest.mark.parametrize(("batch", "d", "h"), SIZES)
+def test_adaptive(benchmark: Any, results: Results, batch: int, d: int, h: int) -> None:
+    """dopri5 of the four sizes."""
+    race_adaptive(benchmark, results, ADAPTIVE, problem(samples(benchmark, batch), d, h))
 
 
 @pytest.mark.parametrize(("batch", "d", "h"), SIZES)
@@ -203,18 +207,7 @@ def test_gradient(benchmark: Any, results: Results, batch: int, d: int, h: int) 
 
 def test_small(benchmark: Any, results: Results) -> None:
     """Diffrax's small neural ODE."""
-    task = small(samples(benchmark, 64))
-    check = Checker(task, BOUNDS[SMALL])
-    function = field(task)
-    others = through_torch(task, check, adaptive(TOLERANCE))
-    check(end(function, task.y0, task.t, adaptive(TOLERANCE)))
-    rivals = contenders(rivals_of("adaptive_peers", task, TOLERANCE), check, timed=benchmark.enabled)
-    if benchmark.disabled:
-        return
-    race = Race(benchmark, results, SMALL, task, rivals)
-    best = race.run_adaptive(lambda tol: partial(end, function, task.y0, task.t, adaptive(tol)), check, others)
-    race.record(ADAPTIVE_RATIOS)
-    results.figures += overhead(race.row.benchmark, best)
+    race_adaptive(benchmark, results, SMALL, small(samples(benchmark, 64)))
 
 
 def test_small_gradient(benchmark: Any, results: Results) -> None:
