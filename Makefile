@@ -76,11 +76,11 @@ sanitize: $(VENV)/dev.stamp
 # The baseline unit compiles for 64-bit Arm (NEON): needs a cross compiler.
 neon:
 	mkdir -p build/neon
-	for unit in isa wilson ode; do aarch64-linux-gnu-g++ -std=c++20 -O3 -Wall -Wextra -Werror -fPIC -fvisibility=hidden \
+	for unit in isa dense wilson ode; do aarch64-linux-gnu-g++ -std=c++20 -O3 -Wall -Wextra -Werror -fPIC -fvisibility=hidden \
 	  -fno-math-errno -fno-trapping-math -fno-exceptions -Wno-maybe-uninitialized -DNNSYM_ISA=baseline -c csrc/cpu/$$unit.cpp \
 	  -o build/neon/$$unit.o || exit 1; done
 	aarch64-linux-gnu-g++ -std=c++20 -O3 -Wall -Wextra -Werror -fPIC -c csrc/core/dispatch.cpp -o build/neon/dispatch.o
-	aarch64-linux-gnu-nm --defined-only --extern-only build/neon/isa.o build/neon/wilson.o build/neon/ode.o
+	aarch64-linux-gnu-nm --defined-only --extern-only build/neon/isa.o build/neon/dense.o build/neon/wilson.o build/neon/ode.o
 
 clean:
 	rm -rf $(VENV) build demo .benchmarks

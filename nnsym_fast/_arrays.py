@@ -64,14 +64,14 @@ class Framework(Protocol):
     def repeat(self, value: Any, n: int) -> Any:
         """A view with a leading axis of n equal entries."""
 
-    def fill(self, out: Any, value: Any) -> None:
-        """``out[...] = value``, broadcasting."""
-
     def reverse(self, value: Any) -> Any:
         """The value with its first axis turned round."""
 
     def check_out(self, name: str, out: Any, like: Any) -> None:
         """TypeError or ValueError unless kernels can write into ``out``, whose dtype must be that of ``like``."""
+
+    def nbytes(self, value: Any) -> int:
+        """Bytes of a contiguous array."""
 
     def span(self, value: Any) -> tuple[int, int]:
         """Addresses of the first byte of a contiguous array and of the one after its last."""
@@ -102,9 +102,6 @@ class NumpyFramework:
     def repeat(self, value: Any, n: int) -> npt.NDArray[Any]:
         return np.broadcast_to(value, (n, *value.shape))
 
-    def fill(self, out: Any, value: Any) -> None:
-        out[...] = value
-
     def reverse(self, value: Any) -> Any:
         return value[::-1]
 
@@ -117,6 +114,9 @@ class NumpyFramework:
             raise ValueError(
                 f"out[{name!r}]: expected a writeable, aligned, C-contiguous array; pass the dict of an earlier call"
             )
+
+    def nbytes(self, value: Any) -> int:
+        return int(value.nbytes)
 
     def span(self, value: Any) -> tuple[int, int]:
         begin = value.__array_interface__["data"][0]

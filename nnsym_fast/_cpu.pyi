@@ -10,6 +10,7 @@ import numpy.typing as npt
 DRAW_PART: dict[str, int]
 DRAW_SHIFT: int
 MAX_OUTER: int
+DENSE_KIND: dict[str, int]
 TAYLOR: dict[str, list[tuple[int, float]]]
 LARGEST_LANES: list[int]
 LARGEST_TILES: list[int]
@@ -18,7 +19,7 @@ TILES_AT: int
 Use = tuple[int, bool, float, int]
 Loop = tuple[int, int, int, Use]
 Block = tuple[int, int, list[Loop], int, Use, int, int]
-Site = tuple[int, int, int, bool, bool, bool, bool, float]
+Site = tuple[int, int, int, int, bool, bool, bool, bool, float]
 Buffer = npt.NDArray[Any] | int | None
 
 def isas() -> list[str]: ...
@@ -38,6 +39,28 @@ def philox(seed: int, sample: int, site: Sequence[int], draw: Sequence[int]) -> 
 
 Array = npt.NDArray[Any]
 
+def dense_draw(
+    float64: bool,
+    kind: int,
+    heads: int,
+    size: int,
+    haar: int,
+    pairs: int,
+    interleaved: bool,
+    scale_std: float,
+    site: int,
+    seed: int,
+    first: int,
+    step: int,
+    count: int,
+    matrix: Array,
+    inverse: Array,
+) -> None: ...
+def normals(
+    float64: bool, site: int, part: int, seed: int, first: int, step: int, count: int, blocks: int, out: Array
+) -> Array: ...
+def dense_apply(float64: bool, samples: int, passes: Sequence[tuple[Any, ...]]) -> None: ...
+def copy(samples: int, copies: Sequence[tuple[Buffer, int, Buffer, int]]) -> None: ...
 def lanes(wide: bool) -> int: ...
 def multiply_add(float64: bool, count: int) -> float: ...
 def wilson_forward(

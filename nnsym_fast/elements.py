@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nnsym_fast import _arrays
+from nnsym_fast._dense import draw_matrices, draw_shift, matrix_shape
 from nnsym_fast._native import cpu
-from nnsym_fast.groups import Group
+from nnsym_fast.groups import Group, head_sites
 from nnsym_fast.reference import orbit as reference
 
 if TYPE_CHECKING:
@@ -27,14 +28,20 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class SiteElements:
-    """Elements of the group of one site: ``(g x)_i = sign_i scale_i x_{perm_i}``.
+    """Elements of the group of one site: ``(g x)_i = sign_i scale_i x_{perm_i}``, or matrices head by head.
 
-    ``perm`` int32, ``sign`` int8, ``scale`` float, each of shape ``(n, size)``; None for a part that the group lacks.
+    ``perm`` int32, ``sign`` int8, ``scale``, ``shift`` float, each of shape ``(n, size)``; ``matrix``, ``inverse`` of
+    shape ``(n, size, size)`` or, for a group with heads, ``(n, heads, m, m)``; None for a part that the group lacks. A
+    dense element acts as ``(g x)_{a, i} = sum_j matrix_a[i, j] x_{perm(a, j)}``; ``shift`` is added where a leg is
+    affine.
     """
 
-    perm: Array | None
-    sign: Array | None
-    scale: Array | None
+    perm: Array | None = None
+    sign: Array | None = None
+    scale: Array | None = None
+    matrix: Array | None = None
+    inverse: Array | None = None
+    shift: Array | None = None
 
     def __len__(self) -> int:
         return next((len(part) for part in self._parts() if part is not None), 0)
@@ -45,7 +52,7 @@ class SiteElements:
         return SiteElements(*(None if part is None else part[index] for part in self._parts()))
 
     def _parts(self) -> tuple[Array | None, ...]:
-        return self.perm, self.sign, self.scale
+        return tuple(vars(self).values())
 
     def __repr__(self) -> str:
         parts = (f"{name} {part.dtype}{part.shape}" for name, part in vars(self).items() if part is not None)
@@ -112,7 +119,8 @@ def compose(a: AnyElements, b: AnyElements) -> AnyElements:
 
 
 def _compose_site(where: str, a: SiteElements, b: SiteElements) -> SiteElements:
-    for name, ours, theirs in (("perm", a.perm, b.perm), ("sign", a.sign, b.sign), ("scale", a.scale, b.scale)):
+    for name, ours in vars(a).items():
+        theirs = getattr(b, name)
         expected = None if ours is None else ours.shape
         got = None if theirs is None else theirs.shape
         if expected != got:
@@ -176,47 +184,71 @@ def check_dtype(dtype: npt.DTypeLike) -> str:
     return name
 
 
-def site_tuples(groups: tuple[Group, ...]) -> list[tuple[Any, ...]]:
-    """The sites as the compiled module takes them."""
+class Site(NamedTuple):
+    """A site of a spec, wherever it is needed without the others."""
+
+    number: int
+    """Philox site index: its position in the spec."""
+
+    head_number: int
+    """Philox site index of its permutation of heads."""
+
+    group: Group
+
+
+def numbered(groups: Iterable[Group]) -> tuple[Site, ...]:
+    """All sites of a spec."""
+    groups = tuple(groups)
+    return tuple(Site(i, head, group) for i, (head, group) in enumerate(zip(head_sites(groups), groups, strict=True)))
+
+
+def site_tuples(sites: Iterable[Site]) -> list[tuple[Any, ...]]:
+    """The monomial part of sites as the compiled module takes them."""
     return [
-        (i, g.heads, g.head_size, g.permute_heads, g.permute_units, g.signed, g.scaled, g.scale_std)
-        for i, g in enumerate(groups)
+        (i, head, g.heads, g.head_size, g.permute_heads, g.permute_units, g.signed, g.scaled, g.scale_std)
+        for i, head, g in sites
     ]
 
 
 @lru_cache(maxsize=64)
-def _sampler(groups: tuple[Group, ...], dtype: str) -> Any:
-    return cpu.OrbitPlan(dtype == "float64", site_tuples(groups), [], [])
+def _sampler(sites: tuple[Site, ...], dtype: str) -> Any:
+    return cpu.OrbitPlan(dtype == "float64", site_tuples(sites), [], [])
 
 
-def draw(groups: tuple[Group, ...], n: int, seed: int, start: int, step: int, dtype: str) -> list[SiteElements]:
+def draw(sites: tuple[Site, ...], n: int, seed: int, start: int, step: int, dtype: str) -> list[SiteElements]:
     """Elements ``start, start + step, ...`` (n of them) of the random sequence of every site; arguments are checked."""
     result = []
-    for group in groups:
+    for index, _, group in sites:
         shape = (n, group.size)
+        matrices = draw_matrices(group, index, n, seed, start, step, dtype) if group.dense else (None, None)
         result.append(
             SiteElements(
                 _arrays.empty(shape, np.int32) if group.permutes else None,
                 _arrays.empty(shape, np.int8) if group.signed else None,
                 _arrays.empty(shape, dtype) if group.scaled else None,
+                matrices[0],
+                matrices[1],
+                draw_shift(group, index, n, seed, start, step, dtype) if group.shifted else None,
             )
         )
-    if n:
+    if n and any(group.permutes or group.signed or group.scaled for _, _, group in sites):
         outs = [(site.perm, site.sign, site.scale) for site in result]
-        _sampler(groups, dtype).elements(seed, start, step, n, outs)
+        _sampler(sites, dtype).elements(seed, start, step, n, outs)
     return result
 
 
 def sample_site(group: Group, n: int, seed: int, start: int, dtype: npt.DTypeLike) -> SiteElements:
     """See ``Group.sample``."""
     count = check_count(n, "n")
-    return draw((group,), count, check_seed(seed), check_start(start, count), 1, check_dtype(dtype))[0]
+    return draw(numbered([group]), count, check_seed(seed), check_start(start, count), 1, check_dtype(dtype))[0]
 
 
 def sample(spec: SymmetrySpec, n: int, seed: int, start: int, dtype: npt.DTypeLike) -> Elements:
     """See ``SymmetrySpec.sample``."""
     count = check_count(n, "n")
-    sites = draw(tuple(spec.sites.values()), count, check_seed(seed), check_start(start, count), 1, check_dtype(dtype))
+    sites = draw(
+        numbered(spec.sites.values()), count, check_seed(seed), check_start(start, count), 1, check_dtype(dtype)
+    )
     return Elements(dict(zip(spec.sites, sites, strict=True)), count)
 
 
@@ -230,23 +262,19 @@ def identity(spec: SymmetrySpec, n: int, dtype: npt.DTypeLike) -> Elements:
     return Elements({name: identity_site(group, n, dtype) for name, group in spec.sites.items()}, check_count(n, "n"))
 
 
-Triple: TypeAlias = tuple[Any, Any, Any]
-"""perm, sign, scale of one site; None for a part that the group lacks."""
-
-
 def complete(
     sites: Mapping[str, Group], elements: Mapping[str, Any], dtype: str, fallback: int = 1
-) -> tuple[list[Triple], int]:
+) -> tuple[list[SiteElements], int]:
     """Elements that a caller brings, checked, completed with the identity's parts and converted for the kernel.
 
     Args:
         sites: site name -> group.
-        elements: site name -> triple ``(perm, sign, scale)`` or an object with these attributes.
-        dtype: dtype of the scales that the kernel takes.
+        elements: site name -> tuple of the parts, or of the first three, or an object with these attributes.
+        dtype: dtype of the scales, matrices and shifts that the kernel takes.
         fallback: count where no part says it.
 
     Returns:
-        one triple per site, writeable and contiguous, and the count of elements.
+        one entry per site, its arrays writeable and contiguous, and the count of elements.
 
     Raises:
         TypeError: not a mapping, or an entry is no element; a part of another kind of dtype.
@@ -257,46 +285,92 @@ def complete(
     missing = [name for name in sites if name not in elements]
     if missing:
         raise ValueError(f"elements: expected one entry per site of the spec, missing {missing}")
-    given = {name: _as_triple(name, elements[name]) for name in sites}
-    counts = (len(part) for triple in given.values() for part in triple if part is not None)
+    given = {name: _as_site(name, elements[name]) for name in sites}
+    counts = (len(part) for site in given.values() for part in vars(site).values() if part is not None)
     count = elements.count if isinstance(elements, Elements) else next(counts, fallback)
-    result = []
+    result = {}
     for name, group in sites.items():
-        held = (("perm", group.permutes, "int32"), ("sign", group.signed, "int8"), ("scale", group.scaled, dtype))
+        square = matrix_shape(group, count)
+        flat = (count, group.size)
+        held = (
+            (group.permutes, "int32", flat), (group.signed, "int8", flat), (group.scaled, dtype, flat),
+            (group.dense, dtype, square), (group.dense, dtype, square), (group.shifted, dtype, flat),
+        )  # fmt: skip
         parts: list[Any] = []
-        for (part, present, kind), value in zip(held, given[name], strict=True):
+        for (part, value), (present, kind, shape) in zip(vars(given[name]).items(), held, strict=True):
             where = f"elements[{name!r}].{part}"
             if not present and value is not None:
                 raise ValueError(f"{where}: expected None, as {group} has no such part")
             if present and value is None:
+                if part == "inverse" and given[name].matrix is not None:
+                    raise ValueError(f"{where}: expected the inverses of the matrices, shape {shape}, got None")
                 value = getattr(identity_site(group, count, dtype), part)
-            parts.append(_check_part(where, np.asarray(value), kind, (count, group.size)) if present else None)
-        result.append((parts[0], parts[1], parts[2]))
-    return result, count
+            parts.append(_check_part(where, part, np.asarray(value), kind, shape) if present else None)
+        result[name] = SiteElements(*parts)
+        if group.dense and group.permutes:
+            _check_heads(name, group, result[name])
+    _check_ties(sites, result)
+    return list(result.values()), count
 
 
-def _as_triple(name: str, site: Any) -> Triple:
-    if isinstance(site, tuple) and len(site) == 3:
-        return site
-    if not all(hasattr(site, part) for part in ("perm", "sign", "scale")):
+def _as_site(name: str, site: Any) -> SiteElements:
+    fields = SiteElements.__dataclass_fields__
+    if isinstance(site, tuple) and len(site) in (3, len(fields)):
+        return SiteElements(*site)
+    if not all(hasattr(site, part) for part in fields):
         raise TypeError(
-            f"elements[{name!r}]: expected SiteElements or a triple (perm, sign, scale), got {type(site).__name__}"
+            f"elements[{name!r}]: expected SiteElements or a tuple ({', '.join(fields)}), got {type(site).__name__}"
         )
-    return site.perm, site.sign, site.scale
+    return SiteElements(*(getattr(site, part) for part in fields))
 
 
-def _check_part(where: str, array: Array, dtype: str, shape: tuple[int, int]) -> Array:
+def _check_heads(name: str, group: Group, site: SiteElements) -> None:
+    """ValueError unless permutations move whole heads: matrices act inside them."""
+    assert site.perm is not None
+    m = group.head_size
+    heads = site.perm[:, ::m] // m
+    whole = (heads[:, :, None] * m + np.arange(m)).reshape(site.perm.shape)
+    permuted = np.sort(heads, axis=1)
+    if not ((whole == site.perm).all() and (permuted == np.arange(group.heads)).all()):
+        raise ValueError(f"elements[{name!r}].perm: expected permutations of whole heads of {m} units")
+
+
+def _check_ties(sites: Mapping[str, Group], result: Mapping[str, SiteElements]) -> None:
+    """ValueError unless sites of one tie permute their heads in the same way."""
+    first: dict[str, str] = {}
+    for name, group in sites.items():
+        if not group.tie:
+            continue
+        other = first.setdefault(group.tie, name)
+        if other != name and (_heads(sites[other], result[other]) != _heads(group, result[name])).any():
+            raise ValueError(
+                f"elements[{name!r}].perm: expected the permutation of heads of elements[{other!r}], to which the "
+                f"site is tied ({group.tie!r})"
+            )
+
+
+def _heads(group: Group, site: SiteElements) -> Array:
+    """Where every head comes from; tied sites have permutations of heads."""
+    assert site.perm is not None
+    heads: Array = site.perm[:, :: group.head_size] // group.head_size
+    return heads
+
+
+def _check_part(where: str, part: str, array: Array, dtype: str, shape: tuple[int, ...]) -> Array:
     if array.shape != shape:
         raise ValueError(f"{where}: expected shape {shape}, got {array.shape}")
     if array.dtype.kind not in ("f" if dtype.startswith("float") else "iu"):
         raise TypeError(f"{where}: expected dtype {dtype}, got {array.dtype}")
     if array.size:
-        if dtype == "int32" and not (array.min() >= 0 and array.max() < shape[1]):
+        if part == "perm" and not (array.min() >= 0 and array.max() < shape[1]):
             raise ValueError(f"{where}: expected entries 0 .. {shape[1] - 1}, got {array.min()} .. {array.max()}")
-        if dtype == "int8" and not (np.abs(array) == 1).all():
+        if part == "sign" and not (np.abs(array) == 1).all():
             raise ValueError(f"{where}: expected entries 1 and -1")
     with np.errstate(over="ignore", under="ignore"):
         array = np.require(array, dtype, ("C", "A", "W"))
-    if dtype.startswith("float") and not ((array > 0) & np.isfinite(array)).all():
-        raise ValueError(f"{where}: expected finite entries > 0 in {dtype}, the type of the arithmetic")
+    if not dtype.startswith("float"):
+        return array
+    if not np.isfinite(array).all() or (part == "scale" and not (array > 0).all()):
+        wanted = "finite entries > 0" if part == "scale" else "finite entries"
+        raise ValueError(f"{where}: expected {wanted} in {dtype}, the type of the arithmetic")
     return array

@@ -29,7 +29,8 @@ class Leg:
     The axis has ``group.size * repeat`` entries; unit ``u`` of the site occupies the positions ``u * repeat`` to
     ``u * repeat + repeat - 1``. With the element ``(g x)_i = sign_i scale_i x_{perm_i}``, position ``(i, r)`` of the
     transformed axis is position ``(perm_i, r)`` of the old one times ``sign_i^power scale_i^power``, or, for a dual
-    leg, times ``sign_i^power scale_i^-power``.
+    leg, times ``sign_i^power scale_i^-power``. A dense element acts head by head, with its matrix, or the transpose of
+    its inverse for a dual leg.
 
     Args:
         site: name of the site.
@@ -37,21 +38,30 @@ class Leg:
         power: power of the scale and the sign that the axis carries; 0 means the permutation alone. A variance has 2,
             the reader of a squared ReLU 2, the statistics of a BatchNorm whose affine part carries the scale 0.
         repeat: consecutive positions that one unit occupies (height * width after flattening a convolution).
+        copies: how often every head of a dense site occurs, one copy after the other (the query heads of a key-value
+            head); the axis has ``heads * copies * head_size * repeat`` entries.
+        order: the site that moves the copies, with ``heads`` heads of ``copies`` units each and the same tie as this
+            one: block b of the transformed axis comes from block ``perm_b`` of that site. Empty: copies follow their
+            head.
+        affine: whether the shift of the element is added too; for an axis of a tensor with one axis, such as a bias.
 
-    >>> Leg.parse("h0*")
-    Leg(site='h0', dual=True, power=1.0, repeat=1)
+    >>> Leg.parse("h0*"), Leg.parse("qk+").affine
+    (Leg(site='h0', dual=True, power=1.0, repeat=1, copies=1, order='', affine=False), True)
     """
 
     site: str
     dual: bool = False
     power: float = 1.0
     repeat: int = 1
+    copies: int = 1
+    order: str = ""
+    affine: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.site, str) or not self.site or "*" in self.site:
+        if not isinstance(self.site, str) or not self.site or "*" in self.site or self.site.endswith("+"):
             raise ValueError(
-                f"Leg.site: expected a non-empty site name without '*', got {self.site!r}; "
-                "Leg.parse reads the short form 's*'"
+                f"Leg.site: expected a non-empty site name without '*' and no '+' at its end, got {self.site!r}; "
+                "Leg.parse reads the short forms 's*' and 's+'"
             )
         if not isinstance(self.dual, bool):
             raise TypeError(f"Leg.dual: expected True or False, got {self.dual!r}")
@@ -59,19 +69,30 @@ class Leg:
             raise ValueError(f"Leg.power: expected a finite number, got {self.power!r}")
         object.__setattr__(self, "power", float(self.power))
         object.__setattr__(self, "repeat", _check_length(self.repeat, f"Leg.repeat of site {self.site!r}"))
+        object.__setattr__(self, "copies", _check_length(self.copies, f"Leg.copies of site {self.site!r}"))
+        if not isinstance(self.order, str) or not isinstance(self.affine, bool):
+            raise TypeError(
+                f"Leg.order, Leg.affine: expected a site name and a bool, got {self.order!r}, {self.affine!r}"
+            )
+        if self.affine and (self.dual or self.repeat != 1 or self.copies != 1):
+            raise ValueError(f"Leg.affine of site {self.site!r}: expected a leg that is not dual and has no copies")
 
     @classmethod
     def parse(cls, text: str) -> Leg:
-        """Read the short form ``"s"`` or ``"s*"`` (dual)."""
+        """Read the short form ``"s"``, ``"s*"`` (dual) or ``"s+"`` (affine)."""
         if not isinstance(text, str):
             raise TypeError(f"leg: expected a string such as 'h0' or 'h0*', got {text!r} of type {type(text).__name__}")
+        if text.endswith("+"):
+            return cls(text[:-1], affine=True)
         return cls(text[:-1], dual=True) if text.endswith("*") else cls(text)
 
     def __str__(self) -> str:
-        """The short form, with the power and the repetition where they differ from 1: ``h0*^2 x 9``."""
+        """The short form, with what differs from the rule: ``h0*^2 x 9``, or ``qk*, 4 copies by q``."""
         power = "" if self.power == 1.0 else f"^{self.power:g}"
         repeat = "" if self.repeat == 1 else f" x {self.repeat}"
-        return f"{self.site}{'*' if self.dual else ''}{power}{repeat}"
+        order = f" by {self.order}" if self.order else ""
+        copies = "" if self.copies == 1 and not order else f", {self.copies} copies{order}"
+        return f"{self.site}{'*' if self.dual else ''}{'+' if self.affine else ''}{power}{repeat}{copies}"
 
 
 @dataclass(frozen=True)
@@ -139,23 +160,22 @@ def axis_legs(axis: Axis) -> Iterator[Leg]:
 
 
 def flip(axis: Axis) -> Axis:
-    """The axis with the dual flag of every leg flipped."""
+    """The axis with the dual flag of every leg flipped; shifts, which have no gradient, are gone."""
     if isinstance(axis, Segments):
         return Segments(tuple((length, _flip_leg(leg)) for length, leg in axis))
     return _flip_leg(axis)
 
 
 def _flip_leg(leg: Leg | None) -> Leg | None:
-    return None if leg is None else replace(leg, dual=not leg.dual)
+    return None if leg is None else replace(leg, dual=not leg.dual, affine=False)
 
 
 def _leg_to_json(leg: Leg | None) -> Any:
     if leg is None:
         return None
-    if leg.power == 1.0 and leg.repeat == 1:
+    if leg.power == 1.0 and leg.repeat == 1 and leg.copies == 1 and not leg.order:
         return str(leg)
-    values = {"site": leg.site, "dual": leg.dual, "power": leg.power, "repeat": leg.repeat}
-    return {name: value for name, value in values.items() if value != getattr(Leg, name, None)}
+    return {name: value for name, value in vars(leg).items() if value != getattr(Leg, name, None)}
 
 
 def axis_to_json(axis: Axis) -> Any:
@@ -168,9 +188,9 @@ def axis_to_json(axis: Axis) -> Any:
 def axis_from_json(data: Any) -> AxisLike:
     """Read back what :func:`axis_to_json` wrote."""
     if isinstance(data, dict):
-        unknown = sorted(set(data) - {"site", "dual", "power", "repeat"})
+        unknown = sorted(set(data) - set(Leg.__dataclass_fields__))
         if unknown or "site" not in data:
-            raise ValueError(f"spec leg: expected the keys site, dual, power, repeat; got {sorted(data)}")
+            raise ValueError(f"spec leg: expected the keys {', '.join(Leg.__dataclass_fields__)}; got {sorted(data)}")
         return Leg(**data)
     if isinstance(data, list):
         return Segments(tuple((length, axis_from_json(leg)) for length, leg in data))  # type: ignore[misc]

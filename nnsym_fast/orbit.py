@@ -5,70 +5,29 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, overload
 
-import numpy as np
-
-from nnsym_fast._arrays import DTYPE_CODE, DTYPE_SIZE, Framework, check_disjoint, framework_of
-from nnsym_fast._blocks import blocks_of
+from nnsym_fast._arrays import Framework, check_disjoint, framework_of
 from nnsym_fast._native import cpu
+from nnsym_fast._program import Program, Signature, run_dense
 from nnsym_fast.elements import (
     Elements,
+    SiteElements,
     check_count,
     check_integer,
     check_seed,
     check_start,
     complete,
     draw,
-    site_tuples,
 )
 from nnsym_fast.symmetry import SymmetrySpec
 
 __all__ = ["Orbit", "act", "augment"]
 
 Tensors = dict[str, Any]
-Signature = tuple[tuple[str, tuple[int, ...], str], ...]
-"""Name, shape and dtype of every tensor of one network."""
-
-
-class _Program:
-    """A spec compiled for tensors of given shapes and dtypes."""
-
-    def __init__(self, spec: SymmetrySpec, signature: Signature) -> None:
-        spec.validate({name: shape for name, shape, _ in signature})
-        touched = [entry for entry in signature if spec.touched(entry[0])]
-        for name, _, dtype in touched:
-            if dtype not in DTYPE_CODE:
-                raise TypeError(
-                    f"tensor {name!r}: expected one of {', '.join(DTYPE_CODE)}, as its legs multiply it, got {dtype}"
-                )
-        self.dtype = "float64" if any(dtype == "float64" for _, _, dtype in touched) else "float32"
-        for name, _, dtype in touched:
-            if self.dtype == "float64" and DTYPE_SIZE[dtype] == 2:
-                raise TypeError(
-                    f"tensor {name!r}: {dtype} storage beside float64 tensors is not supported; "
-                    "convert the float64 tensors to float32"
-                )
-        sites = {name: (i, group) for i, (name, group) in enumerate(spec.sites.items())}
-        blocks = []
-        sizes = []
-        for index, (name, shape, dtype) in enumerate(touched):
-            boxes = blocks_of(index, DTYPE_CODE[dtype], shape, spec.legs[name], sites)
-            if any(len(outer) > cpu.MAX_OUTER for _, _, outer, *_ in boxes):
-                raise ValueError(
-                    f"tensor {name!r} of shape {shape}: its legs cut it into more than {cpu.MAX_OUTER + 1} loops; "
-                    "expected at most 9 axes with legs, neighbouring axes without legs being one"
-                )
-            blocks += boxes
-            sizes.append(int(np.prod(shape, dtype=np.int64)) * DTYPE_SIZE[dtype])
-        self.touched = frozenset(name for name, _, _ in touched)
-        self.groups = tuple(spec.sites.values())
-        self.native = cpu.OrbitPlan(self.dtype == "float64", site_tuples(self.groups), blocks, sizes)
-
-
-_program = lru_cache(maxsize=16)(_Program)  # each keeps its scratch memory for the next call
+_program = lru_cache(maxsize=16)(Program)  # each keeps its scratch memory for the next call
 
 
 def _check_spec(spec: object) -> None:
@@ -88,7 +47,7 @@ def _prepare(framework: Framework, params: Mapping[str, Any]) -> Tensors:
 
 
 def _run(
-    program: _Program,
+    program: Program,
     framework: Framework,
     tensors: Tensors,
     count: int,
@@ -99,7 +58,7 @@ def _run(
     seed: int = 0,
     first: int = 0,
     step: int = 1,
-    elements: list[tuple[Any, Any, Any]] | None = None,
+    elements: Mapping[str, SiteElements] | None = None,
 ) -> Tensors:
     """Points of prepared tensors: by given elements, or by elements first, first + step, ... of a seed."""
     if out is not None and not isinstance(out, Mapping):
@@ -116,15 +75,25 @@ def _run(
             result[name] = written[name] = _out(framework, out, name, value, count, shape)
     if out is not None:
         check_disjoint(framework, written, tensors)
-    sources, results = [], []
-    for name, target in written.items():
-        if name in program.touched:
-            sources.append(framework.pointer(tensors[name]))
-            results.append(framework.pointer(target))
-        else:
-            framework.fill(target, tensors[name])
-    if count and sources:
-        program.native.run(sources, results, stacked, seed, first, step, count, elements)
+    if not count:
+        return result
+    sources = {name: framework.pointer(tensors[name]) for name in written}
+    results = {name: framework.pointer(target) for name, target in written.items()}
+    nbytes = {name: framework.nbytes(target) // count for name, target in written.items()}
+    copies = [
+        (sources[name], nbytes[name] if stacked else 0, results[name], nbytes[name])
+        for name in written
+        if name not in program.touched and nbytes[name]
+    ]
+    if copies:
+        cpu.copy(count, copies)
+    draws = (seed, first, step)
+    names = program.plain.names
+    program.plain.run(
+        [sources[name] for name in names], [results[name] for name in names], stacked, draws, count, elements
+    )
+    if program.targets:
+        run_dense(program, sources, results, nbytes, count, stacked, draws, elements)
     return result
 
 
@@ -154,11 +123,12 @@ def apply(
 
 def _compile(
     spec: SymmetrySpec, elements: Mapping[str, Any], params: Mapping[str, Any], stacked: bool, framework: Framework
-) -> tuple[Tensors, _Program, list[tuple[Any, Any, Any]], int]:
+) -> tuple[Tensors, Program, dict[str, SiteElements], int]:
     tensors = _prepare(framework, params)
     networks = _leading_axis(tensors, None) if stacked else None
     program = _program(spec, _signature(framework, tensors, stacked))
-    given, count = complete(spec.sites, elements, program.dtype)
+    listed, count = complete(spec.sites, elements, program.dtype)
+    given = dict(zip(spec.sites, listed, strict=True))
     if networks is not None:
         if not spec.sites:
             return tensors, program, given, networks
@@ -278,7 +248,8 @@ class Orbit(Sequence[Tensors]):
     Nothing is stored but a reference to ``params``: do not change them while the orbit is in use.
 
     Args:
-        params: tensor name -> array or torch tensor, one network, see :func:`act`.
+        params: tensor name -> array or torch tensor, one network, see :func:`act`; or an object with ``shape``,
+            ``dtype`` and a method ``load()`` that gives the array, which is called when the tensor is needed.
         spec: its symmetry.
         seed: 64-bit seed.
         samples: length of the sequence, by default ``sys.maxsize``.
@@ -298,8 +269,12 @@ class Orbit(Sequence[Tensors]):
     ) -> None:
         _check_spec(spec)
         self._framework = framework_of(params)
-        self._tensors = _prepare(self._framework, params)
-        self._program = _program(spec, _signature(self._framework, self._tensors, False))
+        self._tensors = {
+            name: value if hasattr(value, "load") else self._framework.prepare(name, value)
+            for name, value in params.items()
+        }
+        self._signature = _signature(self._framework, self._tensors, False)
+        self._program = _program(spec, self._signature)
         self._length = sys.maxsize if samples is None else check_count(samples, "samples")
         if self._length > sys.maxsize:
             raise ValueError(f"samples: expected at most {sys.maxsize}, got {samples}")
@@ -312,9 +287,25 @@ class Orbit(Sequence[Tensors]):
     @property
     def params(self) -> Tensors:
         """The base point."""
-        return dict(self._tensors)
+        return self._loaded(self._tensors)
 
-    def points(self, start: int, stop: int, out: Mapping[str, Any] | None = None, *, share: bool = False) -> Tensors:
+    def _loaded(self, names: Iterable[str]) -> Tensors:
+        """Tensors of the base point; those on disk are read."""
+        result = {}
+        for name in names:
+            value = self._tensors[name]
+            result[name] = self._framework.prepare(name, value.load()) if hasattr(value, "load") else value
+        return result
+
+    def points(
+        self,
+        start: int,
+        stop: int,
+        out: Mapping[str, Any] | None = None,
+        *,
+        share: bool = False,
+        names: Iterable[str] | None = None,
+    ) -> Tensors:
         """Points ``start .. stop - 1``, stacked.
 
         Args:
@@ -322,16 +313,17 @@ class Orbit(Sequence[Tensors]):
             stop: one past the last, ``start <= stop <= len(self)``.
             out: results of an earlier call of as many points or more, to be overwritten (the result is views of them).
             share: tensors that no leg touches come as views of the base point, with stride 0 along the first axis.
+            names: tensors to compute; by default all. A large network goes through memory tensor by tensor.
 
         Returns:
             tensor name -> array of shape ``(stop - start, ...)``.
 
         Raises:
             IndexError: indices out of range.
-            TypeError, ValueError: buffers that do not fit.
+            TypeError, ValueError: buffers that do not fit, unknown names.
         """
         first, last = self._range(start, stop)
-        return self._points(first, 1, last - first, out, share)
+        return self._points(first, 1, last - first, out, share, names)
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
         first, last = check_integer(start, "start"), check_integer(stop, "stop")
@@ -339,11 +331,26 @@ class Orbit(Sequence[Tensors]):
             raise IndexError(f"points {first} to {last}: expected 0 <= start <= stop <= {self._length}")
         return first, last
 
-    def _points(self, first: int, step: int, count: int, out: Mapping[str, Any] | None, share: bool) -> Tensors:
+    def _points(
+        self,
+        first: int,
+        step: int,
+        count: int,
+        out: Mapping[str, Any] | None,
+        share: bool,
+        names: Iterable[str] | None = None,
+    ) -> Tensors:
+        program, chosen = self._program, self._tensors
+        if names is not None:
+            wanted = frozenset([names] if isinstance(names, str) else names)
+            if unknown := sorted(wanted - set(self._tensors)):
+                raise ValueError(f"names: expected tensors of the network, got {unknown}")
+            program = _program(self.spec, self._signature, wanted)
+            chosen = {name: value for name, value in self._tensors.items() if name in wanted}
         return _run(
-            self._program,
+            program,
             self._framework,
-            self._tensors,
+            self._loaded(chosen),
             count,
             out=out,
             share=share,
@@ -380,7 +387,7 @@ class Orbit(Sequence[Tensors]):
     def elements(self, start: int, stop: int) -> Elements:
         """The group elements of points ``start .. stop - 1``: ``act(spec, elements, params)`` gives the points."""
         first, last = self._range(start, stop)
-        sites = draw(self._program.groups, last - first, self.seed, first, 1, self._program.dtype)
+        sites = draw(tuple(self._program.sites.values()), last - first, self.seed, first, 1, self._program.dtype)
         return Elements(dict(zip(self.spec.sites, sites, strict=True)), last - first)
 
     def batches(

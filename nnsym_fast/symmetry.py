@@ -15,13 +15,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nnsym_fast import groups
+from nnsym_fast.folds import Fold, Reader
 from nnsym_fast.groups import Group
 from nnsym_fast.legs import Axis, AxisLike, Leg, Segments, as_axis, axis_from_json, axis_legs, axis_to_json, flip
 
 if TYPE_CHECKING:
     from nnsym_fast.elements import Elements
 
-__all__ = ["Axis", "AxisLike", "Leg", "Segments", "SymmetrySpec"]
+__all__ = ["Axis", "AxisLike", "Fold", "Leg", "Reader", "Segments", "SymmetrySpec"]
 
 JSON_VERSION = 1
 """Version of the text that ``SymmetrySpec.to_json`` writes."""
@@ -38,11 +39,15 @@ class SymmetrySpec:
         legs: name of a tensor -> one entry per axis: None, ``"s"``, ``"s*"``, a :class:`Leg`, a :class:`Segments`, or a
             list of ``(length, leg)`` pairs. Every tensor is named, untouched ones with None for every axis.
         state: names of the tensors that are not trained, such as running means.
+        folds: norms whose gains and biases must be folded into their readers for the spec to hold; see
+            ``specs.fold_norms``.
+        absent: symmetry that a user might expect -> why this network does not have it.
 
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a leg names an unknown site, a segment has not the length of its leg, a power is fractional where
-            the site has signs, or a site is not both written to and read from.
+            the site has signs or differs from 1 where it is dense, sites of one tie have different numbers of heads, or
+            a site is not both written to and read from.
 
     >>> spec = SymmetrySpec(
     ...     sites={"h0": groups.Monomial(128)},
@@ -54,10 +59,16 @@ class SymmetrySpec:
     True
     """
 
-    __slots__ = ("_hash", "_legs", "_sites", "_state")
+    __slots__ = ("_absent", "_folds", "_hash", "_legs", "_sites", "_state")
 
     def __init__(
-        self, sites: Mapping[str, Group], legs: Mapping[str, Sequence[AxisLike]], state: Iterable[str] = ()
+        self,
+        sites: Mapping[str, Group],
+        legs: Mapping[str, Sequence[AxisLike]],
+        state: Iterable[str] = (),
+        *,
+        folds: Iterable[Fold] = (),
+        absent: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if not isinstance(sites, Mapping):
             raise TypeError(f"sites: expected a mapping name -> group, got {type(sites).__name__}")
@@ -68,8 +79,10 @@ class SymmetrySpec:
         self._sites = dict(sites)
         self._legs = {name: _normalise(name, axes) for name, axes in legs.items()}
         self._state = frozenset(state)
+        self._folds = tuple(folds)
+        self._absent = dict(absent)
         self._check()
-        self._hash = hash((tuple(self._sites.items()), frozenset(self._legs.items()), self._state))
+        self._hash = hash((tuple(self._sites.items()), frozenset(self._legs.items()), self._state, self._folds))
 
     def _check(self) -> None:
         for site, group in self._sites.items():
@@ -80,6 +93,11 @@ class SymmetrySpec:
                     f"sites[{site!r}]: expected a group such as groups.Monomial(128), "
                     f"got {group!r} of type {type(group).__name__}"
                 )
+        self._check_ties()
+        for fold in self._folds:
+            lacking = [name for name in fold.tensors if name not in self._legs]
+            if lacking:
+                raise ValueError(f"folds: the norm of gain {fold.gain!r} names tensors without legs, {lacking}")
         unknown = sorted(self._state - set(self._legs))
         if unknown:
             raise ValueError(f"state: {unknown} have no entry in legs; give each a tuple, one leg or None per axis")
@@ -89,8 +107,18 @@ class SymmetrySpec:
             for number, axis in enumerate(axes):
                 self._check_axis(f"tensor {name!r}, axis {number}", axis)
                 for leg in axis_legs(axis):
+                    if leg.affine and len(axes) != 1:
+                        raise ValueError(
+                            f"tensor {name!r}, axis {number}: leg {str(leg)!r} adds a shift; expected a tensor with "
+                            f"one axis, such as a bias, got one with {len(axes)}"
+                        )
                     (read if leg.dual else written).add(leg.site)
-        for site in self._sites:
+                    if leg.order:
+                        written.add(leg.order)
+                        read.add(leg.order)
+        for site, group in self._sites.items():
+            if group.parts == ("shift",) and site in written:
+                continue
             if site not in written:
                 raise ValueError(
                     f"site {site!r}: no tensor writes to it; give the axis that produces its units the leg {site!r}, "
@@ -106,18 +134,48 @@ class SymmetrySpec:
         for leg in axis_legs(axis):
             if leg.site not in self._sites:
                 raise ValueError(f"{where}: unknown site {leg.site!r}; the sites are {list(self._sites)}")
-            if self._sites[leg.site].signed and not leg.power.is_integer():
-                raise ValueError(
-                    f"{where}: power {leg.power:g} of site {leg.site!r}, whose group has signs; "
-                    "expected an integer power, or a group without signs"
-                )
+            self._check_leg(where, leg, self._sites[leg.site])
         if isinstance(axis, Segments):
             for number, (length, part) in enumerate(axis):
-                expected = length if part is None else self._sites[part.site].size * part.repeat
+                expected = length if part is None else self._leg_length(part)
                 if length != expected:
                     raise ValueError(
                         f"{where}, segment {number}: its leg {str(part)!r} covers {expected} entries, "
                         f"but its length is {length}"
+                    )
+
+    def _check_leg(self, where: str, leg: Leg, group: Group) -> None:
+        if group.signed and not leg.power.is_integer():
+            raise ValueError(
+                f"{where}: power {leg.power:g} of site {leg.site!r}, whose group has signs; "
+                "expected an integer power, or a group without signs"
+            )
+        if group.dense and leg.power != 1:
+            raise ValueError(f"{where}: power {leg.power:g} of site {leg.site!r}, whose group is dense; expected 1")
+        if leg.affine and not group.shifted:
+            raise ValueError(f"{where}: leg {str(leg)!r} adds a shift, but {group} has none; expected Affine")
+        if (leg.copies > 1 or leg.order) and not group.dense:
+            raise ValueError(f"{where}: leg {str(leg)!r} has copies of heads; expected a dense group, got {group}")
+        if leg.order:
+            order = self._sites.get(leg.order)
+            if order is None:
+                raise ValueError(f"{where}: unknown site {leg.order!r} as order; the sites are {list(self._sites)}")
+            wanted = (group.heads, leg.copies, group.tie)
+            if (order.heads, order.head_size, order.tie) != wanted or order.parts not in ((), ("permutation",)):
+                raise ValueError(
+                    f"{where}: order {leg.order!r} of leg {str(leg)!r}; expected permutations of {group.heads} heads "
+                    f"with {leg.copies} units each and the tie {group.tie!r}, got {order}"
+                )
+
+    def _check_ties(self) -> None:
+        heads: dict[str, tuple[str, int]] = {}
+        for site, group in self._sites.items():
+            if group.tie:
+                first, count = heads.setdefault(group.tie, (site, group.heads))
+                if group.heads != count:
+                    raise ValueError(
+                        f"sites {first!r} and {site!r} are tied ({group.tie!r}); expected equal numbers of heads, got "
+                        f"{count} and {group.heads}"
                     )
 
     @property
@@ -136,6 +194,21 @@ class SymmetrySpec:
         return self._state
 
     @property
+    def folds(self) -> tuple[Fold, ...]:
+        """Norms that must be folded into their readers for the spec to hold."""
+        return self._folds
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        """Symmetry that a user might expect -> why this network does not have it (read-only)."""
+        return MappingProxyType(self._absent)
+
+    @property
+    def head_sites(self) -> tuple[int, ...]:
+        """For every site, the Philox site index of its permutation of heads: that of the first site of its tie."""
+        return groups.head_sites(self._sites.values())
+
+    @property
     def dimension(self) -> int:
         """Dimension of the continuous part of the group."""
         return sum(group.dimension for group in self._sites.values())
@@ -143,7 +216,14 @@ class SymmetrySpec:
     @property
     def log_order(self) -> float:
         """Natural logarithm of the order of the discrete part of the group."""
-        return math.fsum(group.log_order for group in self._sites.values())
+        # Tied sites have one permutation of heads together.
+        again = [group.heads for group, first in zip(self._sites.values(), self._ties(), strict=True) if not first]
+        return math.fsum(group.log_order for group in self._sites.values()) - math.fsum(
+            math.lgamma(heads + 1) for heads in again
+        )
+
+    def _ties(self) -> list[bool]:
+        return [index == head for index, head in enumerate(self.head_sites)]
 
     def touched(self, name: str) -> bool:
         """Whether any axis of the tensor carries a leg.
@@ -159,7 +239,10 @@ class SymmetrySpec:
         """Length that an axis with these legs must have; None where the spec does not say (an axis without legs)."""
         if axis is None:
             return None
-        return axis.length if isinstance(axis, Segments) else self._sites[axis.site].size * axis.repeat
+        return axis.length if isinstance(axis, Segments) else self._leg_length(axis)
+
+    def _leg_length(self, leg: Leg) -> int:
+        return self._sites[leg.site].size * leg.repeat * leg.copies
 
     def validate(self, params: Mapping[str, Any]) -> None:
         """Check names and shapes of a network's tensors against the spec.
@@ -215,9 +298,12 @@ class SymmetrySpec:
         """The spec as JSON text; :meth:`from_json` reads it back. The order of sites and tensors is kept."""
         legs = {name: [axis_to_json(axis) for axis in axes] for name, axes in self._legs.items()}
         sites = [{"name": name} | group.to_json() for name, group in self._sites.items()]
-        return json.dumps(
-            {"version": JSON_VERSION, "sites": sites, "legs": legs, "state": sorted(self._state)}, indent=indent
-        )
+        data = {"version": JSON_VERSION, "sites": sites, "legs": legs, "state": sorted(self._state)}
+        if self._folds:
+            data["folds"] = [fold.to_json() for fold in self._folds]
+        if self._absent:
+            data["absent"] = self._absent
+        return json.dumps(data, indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> SymmetrySpec:
@@ -245,9 +331,11 @@ class SymmetrySpec:
                 raise ValueError(f"spec sites: names appear twice in {[site['name'] for site in data['sites']]}")
             legs = {name: tuple(map(axis_from_json, axes)) for name, axes in data["legs"].items()}
             state = data["state"]
+            folds = [Fold.from_json(fold) for fold in data.get("folds", ())]
+            absent = dict(data.get("absent", {}))
         except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"spec: malformed JSON, missing or misplaced entry {error}") from None
-        return cls(sites, legs, state)
+        return cls(sites, legs, state, folds=folds, absent=absent)
 
     def identity(self, n: int, dtype: str = "float64") -> Elements:
         """``n`` copies of the identity element, per site with leading axis ``n``."""
@@ -268,14 +356,14 @@ class SymmetrySpec:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SymmetrySpec):
             return NotImplemented
-        ours = (list(self._sites.items()), self._legs, self._state)
-        return ours == (list(other._sites.items()), other._legs, other._state)
+        ours = (list(self._sites.items()), self._legs, self._state, self._folds)
+        return ours == (list(other._sites.items()), other._legs, other._state, other._folds)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SymmetrySpec, (self._sites, self._legs, self._state)
+        return SymmetrySpec.from_json, (self.to_json(),)
 
     def __repr__(self) -> str:
         return (

@@ -15,31 +15,20 @@ using namespace nnsym::orbit;
 
 namespace {
 
-// An array, or the address that a framework gives for its own tensor. Null for None.
-char* address(const py::handle& h, std::int64_t bytes, bool writable) {
-    if (h.is_none()) return nullptr;
-    if (py::isinstance<py::int_>(h)) return reinterpret_cast<char*>(h.cast<std::uintptr_t>());
-    auto array = py::cast<py::array>(h);
-    if (array.nbytes() < bytes || (writable && !array.writeable()))
-        throw std::invalid_argument("a buffer is read-only or smaller than its tensor: " +
-                                    std::to_string(array.nbytes()) + " of " + std::to_string(bytes) + " bytes");
-    return static_cast<char*>(const_cast<void*>(array.data()));
-}
-
 typedef std::tuple<std::int32_t, bool, double, std::int32_t> UseTuple;  // site, dual, power, repeat
 typedef std::tuple<std::int64_t, std::int64_t, std::int64_t, UseTuple> OuterTuple;
 typedef std::tuple<std::int32_t, std::int32_t, std::vector<OuterTuple>, std::int64_t, UseTuple, std::int64_t,
                    std::int64_t>
     BlockTuple;
-typedef std::tuple<std::uint32_t, std::int32_t, std::int32_t, bool, bool, bool, bool, double> SiteTuple;
+typedef std::tuple<std::uint32_t, std::uint32_t, std::int32_t, std::int32_t, bool, bool, bool, bool, double> SiteTuple;
 
 std::unique_ptr<OrbitPlan> make_plan(bool float64, const std::vector<SiteTuple>& site_tuples,
                                      const std::vector<BlockTuple>& block_tuples,
                                      std::vector<std::int64_t> tensor_bytes) {
     std::vector<Site> sites;
-    for (auto& [index, heads, head_size, permute_heads, permute_units, negates, scales, std] : site_tuples)
-        sites.push_back(
-            {index, heads, head_size, permute_heads, permute_units, negates, scales, std, -1, -1, -1, -1, -1, -1, -1});
+    for (auto& [index, head_index, heads, head_size, permute_heads, permute_units, negates, scales, std] : site_tuples)
+        sites.push_back({index, head_index, heads, head_size, permute_heads, permute_units, negates, scales, std, -1,
+                         -1, -1, -1, -1, -1, -1});
     auto use = [](const UseTuple& t) { return Use{std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)}; };
     std::vector<BlockSpec> blocks;
     for (auto& [tensor, dtype, outer, width, last, source_at, out_at] : block_tuples) {
@@ -198,9 +187,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("math_float", &math<float>, py::arg("op"), py::arg("x"));
     m.def("math_double", &math<double>, py::arg("op"), py::arg("x"));
     m.def("philox", &philox, py::arg("seed"), py::arg("sample"), py::arg("site"), py::arg("draw"));
-    m.attr("DRAW_PART") =
-        py::dict(py::arg("permutation") = int(kPermutation), py::arg("heads") = int(kHeads),
-                 py::arg("sign") = int(kSign), py::arg("scale") = int(kScale), py::arg("matrix") = int(kMatrix));
+    m.attr("DRAW_PART") = py::dict(py::arg("permutation") = int(kPermutation), py::arg("heads") = int(kHeads),
+                                   py::arg("sign") = int(kSign), py::arg("scale") = int(kScale),
+                                   py::arg("matrix") = int(kMatrix), py::arg("shift") = int(kShift));
     m.attr("DRAW_SHIFT") = int(kDrawShift);
     m.attr("MAX_OUTER") = kMaxOuter;
     py::class_<OrbitPlan>(m, "OrbitPlan")
@@ -209,6 +198,7 @@ PYBIND11_MODULE(_cpu, m) {
              py::arg("first"), py::arg("step"), py::arg("count"), py::arg("elements"))
         .def("elements", &draw_elements, py::arg("seed"), py::arg("first"), py::arg("step"), py::arg("count"),
              py::arg("outs"));
+    bind_dense(m);
     bind_wilson(m);
     bind_ode(m);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The table of kernels that each ISA exports. The families whose code is large have tables, and units, of their own.
 #pragma once
+#include "dense.h"
 #include "ode.h"
 #include "orbit.h"
 #include "wilson.h"
@@ -35,6 +36,7 @@ struct Kernels {
 
     const wilson::Kernels* wilson;
     const ode::Kernels* ode;
+    const dense::Kernels* dense;
 };
 
 // The table in use: the best that the CPU supports, or the one that NNSYM_FAST_ISA names.

@@ -15,7 +15,7 @@ inline constexpr std::size_t itemsize(Dtype d) {
 
 // The draw index of one Philox block is part << kDrawShift | block. nnsym_fast/groups.py holds the same numbers; a test
 // compares them.
-enum DrawPart : std::uint32_t { kPermutation = 0, kHeads = 1, kSign = 2, kScale = 3, kMatrix = 4 };
+enum DrawPart : std::uint32_t { kPermutation = 0, kHeads = 1, kSign = 2, kScale = 3, kMatrix = 4, kShift = 5 };
 inline constexpr std::uint32_t kDrawShift = 28;
 
 inline constexpr int kMaxLanes = 16;  // float32 lanes of the widest vector; also the rows of one panel
@@ -26,7 +26,7 @@ inline constexpr int kPad = 32;       // elements past the end of every array in
 // blocks,
 // `*_at` in bytes into a record (-1: the part is absent).
 struct Site {
-    std::uint32_t index;
+    std::uint32_t index, head_index;  // Philox site index; that of the permutation of heads
     std::int32_t heads, head_size;
     bool permute_heads, permute_units, negates, scales;
     double scale_std;

@@ -81,7 +81,7 @@ void OrbitPlan::lay_out_draws() {
         const std::int64_t begin = std::int64_t(draw_site_.size());
         if (words > std::int64_t(4) << kDrawShift) throw std::invalid_argument("a site has more units than draws");
         for (std::int64_t b = 0; b < (words + 3) / 4; ++b) {
-            draw_site_.push_back(site.index);
+            draw_site_.push_back(part == kHeads ? site.head_index : site.index);
             draw_index_.push_back(std::uint32_t(part) << kDrawShift | std::uint32_t(b));
         }
         return begin;

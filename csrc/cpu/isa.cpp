@@ -5,6 +5,7 @@
 #include "../core/kernels.h"
 #include "../simd/math.h"
 #include "../simd/storage.h"
+#include "random.inl"
 #include "orbit_prepare.inl"
 #include "orbit_rows.inl"
 #include "orbit_panel.inl"
@@ -55,6 +56,9 @@ void math(int op, const void* in, T* out, std::int64_t n) {
 }  // namespace
 
 namespace nnsym {
+namespace dense {
+extern const Kernels NNSYM_JOINED(dense_, NNSYM_ISA);
+}
 namespace ode {
 extern const Kernels NNSYM_JOINED(ode_, NNSYM_ISA);
 }
@@ -78,5 +82,6 @@ const Kernels NNSYM_TABLE(NNSYM_ISA) = {
     philox,
     &wilson::NNSYM_JOINED(wilson_, NNSYM_ISA),
     &ode::NNSYM_JOINED(ode_, NNSYM_ISA),
+    &dense::NNSYM_JOINED(dense_, NNSYM_ISA),
 };
 }  // namespace nnsym

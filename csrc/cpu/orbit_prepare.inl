@@ -1,46 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Group elements of one sample: Philox words, permutations by stable argsort of keys, log-normal scales, and the arrays
+// Group elements of one sample: permutations by stable argsort of keys, log-normal scales, and the arrays
 // that the action reads, all into one record.
 namespace {
 
 using namespace nnsym::orbit;
-
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011). Blocks l of a vector have counters (sample, site[l], draw[l]); word
-// w of block b goes to planes[w * stride + b]. `blocks` is a multiple of the lanes.
-NNSYM_INLINE void philox_rounds(U32& c0, U32& c1, U32& c2, U32& c3, std::uint32_t k0, std::uint32_t k1) {
-    struct High {
-        static constexpr int at(int l) { return l & 1 ? kLanes<float> + l : l + 1; }
-    };
-    struct Low {
-        static constexpr int at(int l) { return l & 1 ? kLanes<float> + l - 1 : l; }
-    };
-    const U32 m0 = splat<U32>(0xD2511F53u), m1 = splat<U32>(0xCD9E8D57u);
-    for (int round = 0; round < 10; ++round) {
-        U32 even0 = reinterpret_cast<U32>(multiply_even(c0, m0));
-        U32 odd0 = reinterpret_cast<U32>(multiply_even(reinterpret_cast<U32>(reinterpret_cast<U64>(c0) >> 32), m0));
-        U32 even1 = reinterpret_cast<U32>(multiply_even(c2, m1));
-        U32 odd1 = reinterpret_cast<U32>(multiply_even(reinterpret_cast<U32>(reinterpret_cast<U64>(c2) >> 32), m1));
-        U32 high0 = shuffle<High>(even0, odd0), low0 = shuffle<Low>(even0, odd0);
-        U32 high1 = shuffle<High>(even1, odd1), low1 = shuffle<Low>(even1, odd1);
-        U32 n0 = high1 ^ c1 ^ k0, n2 = high0 ^ c3 ^ k1;
-        c0 = n0, c1 = low1, c2 = n2, c3 = low0;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-}
-
-void philox(std::uint64_t seed, std::uint64_t sample, const std::uint32_t* site, const std::uint32_t* draw,
-            std::uint32_t* planes, std::int64_t blocks) {
-    const std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);
-    for (std::int64_t b = 0; b < blocks; b += kLanes<float>) {
-        U32 c0 = splat<U32>(std::uint32_t(sample)), c1 = splat<U32>(std::uint32_t(sample >> 32));
-        U32 c2 = load<U32>(site + b), c3 = load<U32>(draw + b);
-        philox_rounds(c0, c1, c2, c3, k0, k1);
-        store(planes + b, c0);
-        store(planes + blocks + b, c1);
-        store(planes + 2 * blocks + b, c2);
-        store(planes + 3 * blocks + b, c3);
-    }
-}
 
 // Stable argsort by counting: pos[i] = #{j : key_j < key_i, or equal and j < i}. n^2 / lanes comparisons, no branches.
 // Equal keys are rare: they show in the sum of the ranks, and are then counted one by one.
@@ -167,20 +130,13 @@ NNSYM_INLINE typename Vec<T>::F load_std(const double* p) {
 template <class T>
 void draw_scales(const Plan& plan, const Scratch& scratch) {
     typedef typename Vec<T>::F F;
-    typedef typename Vec<T>::U32 U;
     T* out = static_cast<T*>(scratch.values);
     const std::uint32_t* w = scratch.words;
     const std::int64_t stride = plan.draws;
     for (std::int64_t b = plan.scale_begin; b < stride; b += kLanes<T>, out += 4 * kLanes<T>) {
         const F std = load_std<T>(plan.draw_std + (b - plan.scale_begin));
         F normal[4];
-        for (int pair = 0; pair < 2; ++pair) {
-            F s, c;
-            F radius = square_root(-2 * Math<T>::log_uniform(load<U>(w + 2 * pair * stride + b)));
-            Math<T>::sincos_turn(load<U>(w + (2 * pair + 1) * stride + b), s, c);
-            normal[2 * pair] = radius * c;
-            normal[2 * pair + 1] = radius * s;
-        }
+        box_muller<T>(w + b, stride, normal);
         store_interleaved(out, Math<T>::exp(std * normal[0]), Math<T>::exp(std * normal[1]),
                           Math<T>::exp(std * normal[2]), Math<T>::exp(std * normal[3]));
     }

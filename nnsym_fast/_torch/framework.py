@@ -50,9 +50,6 @@ class TorchFramework:
     def repeat(self, value: Any, n: int) -> torch.Tensor:
         return value.detach().expand(n, *value.shape)  # type: ignore[no-any-return]
 
-    def fill(self, out: Any, value: Any) -> None:
-        out.copy_(value)
-
     def reverse(self, value: Any) -> Any:
         return value.flip(0)
 
@@ -66,6 +63,9 @@ class TorchFramework:
                 f"out[{name!r}]: expected an aligned contiguous tensor that needs no gradient; "
                 "pass the dict of an earlier call"
             )
+
+    def nbytes(self, value: Any) -> int:
+        return int(value.nbytes)
 
     def span(self, value: Any) -> tuple[int, int]:
         return value.data_ptr(), value.data_ptr() + value.nbytes

@@ -11,6 +11,8 @@ import torch
 
 from nnsym_fast import orbit
 from nnsym_fast._torch.framework import FRAMEWORK
+from nnsym_fast.elements import SiteElements
+from nnsym_fast.groups import Group
 from nnsym_fast.symmetry import SymmetrySpec
 
 __all__ = ["OrbitDataset", "differentiable_act"]
@@ -21,30 +23,54 @@ def _spec(text: str) -> SymmetrySpec:
     return SymmetrySpec.from_json(text)
 
 
-def _elements_of(spec: SymmetrySpec, parts: Sequence[torch.Tensor]) -> dict[str, tuple[Any, Any, Any]]:
-    """Site -> (perm, sign, scale) from the arrays that elements have, flattened over sites and ``Group.parts``."""
+# The arrays of every part of an element, in the order of SiteElements.
+_ARRAYS = {
+    "permutation": ("perm",),
+    "sign": ("sign",),
+    "scale": ("scale",),
+    "matrix": ("matrix", "inverse"),
+    "shift": ("shift",),
+}
+
+
+def _names(group: Group) -> list[str]:
+    return [name for part in group.parts for name in _ARRAYS[part]]
+
+
+def _elements_of(spec: SymmetrySpec, parts: Sequence[torch.Tensor]) -> dict[str, SiteElements]:
+    """Elements from the arrays that they have, flattened over the sites."""
     rest = iter(parts)
-    result = {}
-    for site, group in spec.sites.items():
-        held = {part: next(rest).contiguous().numpy() for part in group.parts}
-        result[site] = (held.get("permutation"), held.get("sign"), held.get("scale"))
-    return result
+    return {
+        site: SiteElements(**{name: next(rest).contiguous().numpy() for name in _names(group)})
+        for site, group in spec.sites.items()
+    }
 
 
 def _inverse_parts(spec: SymmetrySpec, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     rest = iter(parts)
     result = []
     for group in spec.sites.values():
-        held = {part: next(rest) for part in group.parts}
-        order = held["permutation"].argsort(dim=1) if group.permutes else None
-        for part in group.parts:
-            value = held[part]
-            if part == "permutation":
-                result.append(value.argsort(dim=1).to(torch.int32))
-                continue
-            moved = value if order is None else value.gather(1, order)
-            result.append(moved.reciprocal() if part == "scale" else moved)
+        names = _names(group)
+        held = {name: next(rest) for name in names}
+        order = held["perm"].argsort(dim=1) if group.permutes else None
+        for name in names:
+            if name == "perm":
+                result.append(held["perm"].argsort(dim=1).to(torch.int32))
+            elif name in ("matrix", "inverse"):
+                result.append(_moved_blocks(group, held["inverse" if name == "matrix" else "matrix"], order))
+            else:
+                moved = held[name] if order is None else held[name].gather(1, order)
+                # The action that the inverse is for is linear: its shifts are never added.
+                result.append(moved.reciprocal() if name == "scale" else moved)
     return result
+
+
+def _moved_blocks(group: Group, matrix: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Matrices of heads in the order of the inverse permutation."""
+    if order is None or matrix.dim() == 3:
+        return matrix.clone()
+    heads = order[:, :: group.head_size] // group.head_size
+    return matrix.gather(1, heads[:, :, None, None].expand(-1, -1, *matrix.shape[2:]))
 
 
 # Tensors in the order of the spec's legs, elements as a flat list, the spec as its JSON text; stacked tensors out.
@@ -90,17 +116,19 @@ _act.register_autograd(_backward, setup_context=_setup_context)
 
 def differentiable_act(
     spec: SymmetrySpec,
-    elements: Sequence[tuple[Any, Any, Any]],
+    elements: Mapping[str, SiteElements],
     count: int,
     params: Mapping[str, torch.Tensor],
     stacked: bool,
 ) -> dict[str, torch.Tensor]:
     """``orbit.act`` as a torch operator, differentiable in ``params`` to any order.
 
-    ``elements`` are triples (perm, sign, scale) in the order of the sites, complete and of the kernel's dtypes.
+    ``elements`` are complete and of the kernel's dtypes.
     """
     touched = _touched(spec)
-    parts = [torch.from_numpy(part) for triple in elements for part in triple if part is not None]
+    parts = [
+        torch.from_numpy(getattr(elements[site], name)) for site, group in spec.sites.items() for name in _names(group)
+    ]
     tensors = [params[name] for name in touched.legs]
     moved = _act(tensors, parts, touched.to_json(), count, stacked) if tensors else []
     result = dict(zip(touched.legs, moved, strict=True))

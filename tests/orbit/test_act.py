@@ -228,7 +228,7 @@ def moved_with(**parts: Any) -> Callable[[], Any]:
         (lambda: nf.act(wrong("x"), ELEMENTS, PARAMS), TypeError, "spec: expected a SymmetrySpec, got str"),
         (lambda: nf.act(SPEC, wrong(3), PARAMS), TypeError, "elements: expected Elements, one entry per site, got int"),
         (lambda: nf.act(SPEC, {}, PARAMS), ValueError, r"elements: expected one entry per site .*, missing \['h0'\]"),
-        (lambda: nf.act(SPEC, {"h0": 5}, PARAMS), TypeError, r"elements\['h0'\]: expected SiteElements or a triple"),
+        (lambda: nf.act(SPEC, {"h0": 5}, PARAMS), TypeError, r"elements\['h0'\]: expected SiteElements or a tuple"),
         (lambda: nf.act(SPEC, {"h0": (PERM, None)}, PARAMS), TypeError, r"elements\['h0'\]: expected SiteElements or"),
         (lambda: nf.act(SPEC, ELEMENTS, wrong(5)), TypeError, "params: expected a mapping tensor name -> array"),
         (lambda: nf.act(SPEC, ELEMENTS, {}), ValueError, "tensor '0.weight': in the spec but missing from params"),
