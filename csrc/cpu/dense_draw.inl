@@ -11,65 +11,146 @@ NNSYM_INLINE std::int64_t leading(const Draw& draw) {
     return (draw.size + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// S = H_0 (sign_1 + H_1 (sign_2 + ...)): reflections from the innermost to the outermost, on whole vectors of columns.
-// Q is S times the product of all signs up to each reflection, which is kept for the end. x: the Gaussian vectors,
-// which become those of the reflections. Returns the determinant's sign.
 template <class T>
-int haar(T* q, std::int64_t stride, std::int64_t n, T* numbers, const std::int32_t* row) {
+struct Number;
+template <>
+struct Number<float> {
+    typedef std::int32_t Int;
+};
+template <>
+struct Number<double> {
+    typedef std::int64_t Int;
+};
+
+// n numbers value(k, i) = sum over i < count(k) of pairs of vectors, a vector of k at a time: out[k], whole vectors.
+template <class T, class Count, class Value>
+NNSYM_INLINE void sums(std::int64_t n, T* out, Count count, Value value) {
+    typedef typename Vec<T>::F F;
+    typedef typename Vec<T>::I I;
+    constexpr int L = kLanes<T>;
+    for (std::int64_t k = 0; k < n; k += L) {
+        F sum[L];
+        for (int l = 0; l < L; ++l) {
+            sum[l] = F{};
+            for (std::int64_t i = 0, d = k + l < n ? count(k + l) : 0; i < d; i += L) {
+                // Past the end are other numbers, or padding.
+                const auto inside = iota<I>() < splat<I>(typename Number<T>::Int(d - i < L ? d - i : L));
+                sum[l] += inside ? value(k + l, i) : F{};
+            }
+        }
+        transpose<T>(sum);
+        for (int half = L / 2; half; half /= 2)
+            for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
+        store(out + k, sum[0]);
+    }
+}
+
+// The vectors v_k of n reflections from Gaussian ones, in place; tau_k = 2 / |v_k|^2; cross_k = <v_k, v_(k+1)>; sign_k, with
+// which Q_k counts. All at once: each is a chain of slow operations. Returns the determinant's sign.
+template <class T>
+int reflections(std::int64_t n, T* numbers, const std::int32_t* row, T* tau, T* cross, T* sign) {
     typedef typename Vec<T>::F F;
     constexpr int L = kLanes<T>;
+    sums<T>(
+        n, tau, [&](std::int64_t k) { return n - k; },
+        [&](std::int64_t k, std::int64_t i) {
+            const F v = load<F>(numbers + row[k] + i);
+            return v * v;
+        });
+    for (std::int64_t k = 0; k < n; ++k) sign[k] = numbers[row[k]];
+    for (std::int64_t k = n; k % L; ++k) tau[k] = sign[k] = 1;
+    for (std::int64_t k = 0; k < n; k += L) {
+        const F first = load<F>(sign + k), norm = square_root(load<F>(tau + k)), size = magnitude(first);
+        store(tau + k, 1 / (norm * norm + size * norm));
+        store(sign + k, first < F{} ? first - norm : first + norm);
+    }
+    int determinant = 1;
+    for (std::int64_t k = 0; k < n; ++k) {
+        numbers[row[k]] = sign[k];
+        const bool negative = sign[k] < 0;  // as the Gaussian vector's first entry
+        determinant *= (n - k) % 2 && !negative ? 1 : -1;
+        sign[k] = negative ? T(1) : T(-1);
+    }
+    sums<T>(
+        n - 1, cross, [&](std::int64_t k) { return n - 1 - k; },
+        [&](std::int64_t k, std::int64_t i) {
+            return load<F>(numbers + row[k] + 1 + i) * load<F>(numbers + row[k + 1] + i);
+        });
+    return determinant;
+}
+
+// N vectors of columns through two reflections, B - v1 w1 - v2 w2 with w2 = tau2 v2^T B, w1 = tau1 (v1^T B - <v1, v2> w2).
+// v2 begins a row below v1, which has d entries.
+template <class T, int N>
+NNSYM_INLINE void reflect_twice(T* block, std::int64_t stride, std::int64_t d, const T* v1, const T* v2, T tau1, T tau2,
+                                T cross) {
+    typedef typename Vec<T>::F F;
+    constexpr int L = kLanes<T>;
+    F p1[2][N], p2[2][N];
+    for (int m = 0; m < N; ++m) {
+        p1[0][m] = splat<F>(v1[0]) * load<F>(block + m * L);
+        p1[1][m] = p2[0][m] = p2[1][m] = F{};
+    }
+    auto gather_row = [&](std::int64_t i, int u) {
+        const F a = splat<F>(v1[i]), b = splat<F>(v2[i - 1]);
+#pragma GCC unroll 2
+        for (int m = 0; m < N; ++m) {
+            const F x = load<F>(block + i * stride + m * L);
+            p1[u][m] += a * x;
+            p2[u][m] += b * x;
+        }
+    };
+    std::int64_t i = 1;
+    for (; i + 2 <= d; i += 2) gather_row(i, 0), gather_row(i + 1, 1);
+    if (i < d) gather_row(i, 0);
+    F w1[N], w2[N];
+    for (int m = 0; m < N; ++m) {
+        w2[m] = (p2[0][m] + p2[1][m]) * tau2;
+        w1[m] = ((p1[0][m] + p1[1][m]) - cross * w2[m]) * tau1;
+        store(block + m * L, load<F>(block + m * L) - splat<F>(v1[0]) * w1[m]);
+    }
+    for (i = 1; i < d; ++i) {
+        const F a = splat<F>(v1[i]), b = splat<F>(v2[i - 1]);
+#pragma GCC unroll 2
+        for (int m = 0; m < N; ++m) {
+            T* const at = block + i * stride + m * L;
+            store(at, load<F>(at) - a * w1[m] - b * w2[m]);
+        }
+    }
+}
+
+// S = H_0 (sign_1 + H_1 (sign_2 + ...)): reflections from the innermost to the outermost, two at a time, on whole vectors
+// of columns. Q is S times the product of all signs up to each reflection, which is kept for the end. work: 3 strides.
+template <class T>
+int haar(T* q, std::int64_t stride, std::int64_t n, T* numbers, const std::int32_t* row, T* work) {
+    typedef typename Vec<T>::F F;
+    constexpr int L = kLanes<T>;
+    T *const tau = work, *const cross = work + stride, *const signs = work + 2 * stride;
+    const int determinant = reflections<T>(n, numbers, row, tau, cross, signs);
     for (std::int64_t i = 0; i < n * stride; i += L) store(q + i, F{});
     T sign = 1;
-    int determinant = 1;
-    for (std::int64_t k = n - 1; k >= 0; --k) {
-        const std::int64_t d = n - k;
-        T* const x = numbers + row[k];
-        F squares = {};
-        for (std::int64_t i = 0; i < d; i += L) {
-            const F v = load_part<T, T>(x + i, d - i < L ? d - i : L);
-            squares += v * v;
-        }
-        T total = 0;
-        for (int l = 0; l < L; ++l) total += squares[l];
-        const T norm = square_root(splat<F>(total))[0];
-        const bool negative = x[0] < 0;
-        const T size = negative ? -x[0] : x[0];
-        const T tau = 1 / (norm * norm + size * norm);
-        x[0] = negative ? x[0] - norm : x[0] + norm;
-        T* const block = q + k * stride;
-        block[k] = sign;
-        std::int64_t c = k / L * L;
-        auto reflect = [&](auto vectors) {
-            constexpr int N = decltype(vectors)::value;
-            F w[4][N] = {};
-            std::int64_t i = 0;
-            for (; i + 4 <= d; i += 4)
-#pragma GCC unroll 4
-                for (int u = 0; u < 4; ++u) {
-                    const F v = splat<F>(x[i + u]);
-#pragma GCC unroll 2
-                    for (int m = 0; m < N; ++m) w[u][m] += v * load<F>(block + (i + u) * stride + c + m * L);
-                }
-            for (; i < d; ++i)
-                for (int m = 0; m < N; ++m) w[0][m] += splat<F>(x[i]) * load<F>(block + i * stride + c + m * L);
-            for (int m = 0; m < N; ++m) w[0][m] = ((w[0][m] + w[1][m]) + (w[2][m] + w[3][m])) * tau;
-            for (i = 0; i < d; ++i) {
-                const F v = splat<F>(x[i]);
-#pragma GCC unroll 2
-                for (int m = 0; m < N; ++m) {
-                    T* const at = block + i * stride + c + m * L;
-                    store(at, load<F>(at) - v * w[0][m]);
-                }
-            }
-            c += N * L;
-        };
-        while (c + 2 * L <= stride) reflect(std::integral_constant<int, 2>());
-        while (c < stride) reflect(std::integral_constant<int, 1>());
-        if (!negative) sign = -sign;
-        if (d % 2 ? negative : true) determinant = -determinant;
+    std::int64_t k = n;
+    if (n % 2) {  // the innermost reflection alone is -1
+        k = n - 1;
+        q[k * stride + k] = -1;
+        sign = signs[k];
     }
-    for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t c = 0; c < stride; c += L) store(q + i * stride + c, load<F>(q + i * stride + c) * sign);
+    while (k) {
+        k -= 2;
+        const std::int64_t d = n - k;
+        q[(k + 1) * stride + k + 1] = sign;
+        sign *= signs[k + 1];
+        q[k * stride + k] = sign;
+        sign *= signs[k];
+        const T *const v1 = numbers + row[k], *const v2 = numbers + row[k + 1];
+        std::int64_t c = k / L * L;
+        for (; c + 2 * L <= stride; c += 2 * L)
+            reflect_twice<T, 2>(q + k * stride + c, stride, d, v1, v2, tau[k], tau[k + 1], cross[k]);
+        for (; c < stride; c += L)
+            reflect_twice<T, 1>(q + k * stride + c, stride, d, v1, v2, tau[k], tau[k + 1], cross[k]);
+    }
+    if (sign < 0)
+        for (std::int64_t i = 0; i < n * stride; i += L) store(q + i, -load<F>(q + i));
     return determinant;
 }
 
@@ -81,22 +162,33 @@ NNSYM_INLINE void store_row(T* out, const T* in, std::int64_t n) {
 
 template <class T>
 void transposed(T* out, std::int64_t out_stride, const T* in, std::int64_t in_stride, std::int64_t n) {
+    typedef typename Vec<T>::F F;
+    constexpr int L = kLanes<T>;
+    const std::int64_t whole = n / L * L;
+    for (std::int64_t i = 0; i < whole; i += L)
+        for (std::int64_t j = 0; j < whole; j += L) {
+            F v[L];
+            for (int l = 0; l < L; ++l) v[l] = load<F>(in + (i + l) * in_stride + j);
+            transpose<T>(v);
+            for (int l = 0; l < L; ++l) store(out + (j + l) * out_stride + i, v[l]);
+        }
     for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t j = 0; j < n; ++j) out[j * out_stride + i] = in[i * in_stride + j];
+        for (std::int64_t j = i < whole ? whole : 0; j < n; ++j) out[j * out_stride + i] = in[i * in_stride + j];
 }
 
 template <class T>
 struct DrawScratch {
-    T *numbers, *first, *second, *scaled, *product, *logs;
+    T *numbers, *first, *second, *scaled, *product, *logs, *work;
     static std::int64_t size(const Draw& draw) {
         const std::int64_t n = leading<T>(draw), rows = draw.size + 8;
-        return 4 * draw.numbers + 4 * n * rows + 6 * n + 8 * 4 * kLanes<float>;
+        return 4 * draw.numbers + 4 * n * rows + 5 * n + 8 * 4 * kLanes<float>;
     }
     DrawScratch(const Draw& draw, void* scratch) {
         const std::int64_t n = leading<T>(draw), square = n * (draw.size + 8);
         numbers = static_cast<T*>(scratch);
         first = numbers + 4 * draw.numbers + 4 * kLanes<float>;
         second = first + square, scaled = second + square, product = scaled + square, logs = product + square;
+        work = logs + 2 * n;
     }
 };
 
@@ -117,7 +209,7 @@ void linear(const Draw& draw, std::uint64_t sample, std::uint32_t block, const D
     for (int which = 0; which < 2; ++which) {
         normals<T>(draw.seed, sample, draw.site, block + std::uint32_t(which * n * row_blocks), draw.number,
                    draw.numbers, s.numbers);
-        sign *= haar<T>(which ? s.second : s.first, stride, n, s.numbers, draw.row);
+        sign *= haar<T>(which ? s.second : s.first, stride, n, s.numbers, draw.row, s.work);
     }
     if (draw.kind == dense::kSpecial && sign < 0)
         for (std::int64_t c = 0; c < stride; c += L)
@@ -170,7 +262,7 @@ void draw_head(const Draw& draw, std::uint64_t sample, std::int64_t head, const 
     const std::uint32_t block = std::uint32_t(dense::kMatrixPart) + std::uint32_t(head * draw.head_blocks);
     if (draw.kind <= dense::kKeepsMean) {
         normals<T>(draw.seed, sample, draw.site, block, draw.number, draw.numbers, s.numbers);
-        haar<T>(s.first, stride, draw.haar, s.numbers, draw.row);
+        haar<T>(s.first, stride, draw.haar, s.numbers, draw.row, s.work);
         if (draw.kind == dense::kKeepsMean) {
             std::uint32_t site[kLanes<float>], number[kLanes<float>], words[4 * kLanes<float>];
             for (int l = 0; l < kLanes<float>; ++l)

@@ -51,43 +51,46 @@ NNSYM_INLINE void tile(Left<T> left, const T* b, std::int64_t b_stride, std::int
         }
 }
 
-template <class T, int R>
-NNSYM_INLINE void tile_rows(Left<T> left, const T* b, std::int64_t b_stride, std::int64_t depth, T* const* out,
-                            std::int64_t width, bool streaming) {
-    constexpr int L = kLanes<T>;
-    std::int64_t x = 0;
-    // Three vectors at a time; four are two and two.
-    for (; x + 3 * L <= width && width - x != 4 * L; x += 3 * L)
-        tile<T, R, 3, false>(left, b, b_stride, depth, out, x, 0, streaming);
-    for (; x + 2 * L <= width; x += 2 * L) tile<T, R, 2, false>(left, b, b_stride, depth, out, x, 0, streaming);
-    for (; x + L <= width; x += L) tile<T, R, 1, false>(left, b, b_stride, depth, out, x, 0, streaming);
-    if (x < width) tile<T, R, 1, true>(left, b, b_stride, depth, out, x, width - x, streaming);
-}
-
-// Rows [0, rows) of C: out(r)[0, width) = sum_k a(r)[k a_step] b[k b_stride + ..].
-template <class T, class A, class Out>
-NNSYM_INLINE void multiply(A a, std::int64_t a_step, const T* b, std::int64_t b_stride, std::int64_t depth, Out out,
-                           std::int64_t rows, std::int64_t width, bool streaming) {
+// N vectors of columns (Partial: `count` columns) of all rows: this strip of B stays in the first cache.
+template <class T, int N, bool Partial, class A, class Out>
+NNSYM_INLINE void strip(A a, std::int64_t a_step, const T* b, std::int64_t b_stride, std::int64_t depth, Out out,
+                        std::int64_t rows, std::int64_t x, std::int64_t count, bool streaming) {
     const T* left[kTileRows];
     T* to[kTileRows];
     std::int64_t r = 0;
-    auto take = [&](int count) {
-        for (int i = 0; i < count; ++i) left[i] = a(r + i), to[i] = out(r + i);
-        r += count;
+    auto take = [&](int some) {
+        for (int i = 0; i < some; ++i) left[i] = a(r + i), to[i] = out(r + i);
+        r += some;
         return Left<T>{left, a_step};
     };
     while (rows - r >= kTileRows) {
         const Left<T> l = take(kTileRows);
-        tile_rows<T, kTileRows>(l, b, b_stride, depth, to, width, streaming);
+        tile<T, kTileRows, N, Partial>(l, b, b_stride, depth, to, x, count, streaming);
     }
     while (rows - r >= 2) {
         const Left<T> l = take(2);
-        tile_rows<T, 2>(l, b, b_stride, depth, to, width, streaming);
+        tile<T, 2, N, Partial>(l, b, b_stride, depth, to, x, count, streaming);
     }
     if (rows - r >= 1) {
         const Left<T> l = take(1);
-        tile_rows<T, 1>(l, b, b_stride, depth, to, width, streaming);
+        tile<T, 1, N, Partial>(l, b, b_stride, depth, to, x, count, streaming);
     }
+}
+
+// C = A B: out(r)[0, width) = sum_k a(r)[k a_step] b[k b_stride + ..], k < depth, for rows [0, rows).
+template <class T, class A, class Out>
+NNSYM_INLINE void multiply(A a, std::int64_t a_step, const T* b, std::int64_t b_stride, std::int64_t depth, Out out,
+                           std::int64_t rows, std::int64_t width, bool streaming) {
+    constexpr int L = kLanes<T>;
+    std::int64_t x = 0;
+    // Three vectors at a time; four are two and two.
+    for (; x + 3 * L <= width && width - x != 4 * L; x += 3 * L)
+        strip<T, 3, false>(a, a_step, b, b_stride, depth, out, rows, x, 0, streaming);
+    for (; x + 2 * L <= width; x += 2 * L)
+        strip<T, 2, false>(a, a_step, b, b_stride, depth, out, rows, x, 0, streaming);
+    for (; x + L <= width; x += L)
+        strip<T, 1, false>(a, a_step, b, b_stride, depth, out, rows, x, 0, streaming);
+    if (x < width) strip<T, 1, true>(a, a_step, b, b_stride, depth, out, rows, x, width - x, streaming);
 }
 
 }  // namespace
