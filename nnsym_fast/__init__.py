@@ -8,6 +8,8 @@ See ``nnsym_fast.specs`` for the symmetry of a model, :class:`Orbit` for its equ
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
 from nnsym_fast import groups, lattice, ode, reference, specs, wilson
@@ -16,6 +18,9 @@ from nnsym_fast.elements import Elements, SiteElements, compose, inverse
 from nnsym_fast.ode import odeint, odeint_adjoint
 from nnsym_fast.orbit import Orbit, act, augment
 from nnsym_fast.symmetry import Leg, Segments, SymmetrySpec
+
+if TYPE_CHECKING:
+    from nnsym_fast import gauge_fixing
 
 __all__ = [
     "Elements",
@@ -27,6 +32,7 @@ __all__ = [
     "act",
     "augment",
     "compose",
+    "gauge_fixing",
     "get_num_threads",
     "groups",
     "inverse",
@@ -41,3 +47,12 @@ __all__ = [
     "specs",
     "wilson",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when it is first asked for: a third of the package, which an orbit does not need."""
+    if name == "gauge_fixing":
+        import importlib
+
+        return importlib.import_module("nnsym_fast.gauge_fixing")
+    raise AttributeError(f"module 'nnsym_fast' has no attribute {name!r}")

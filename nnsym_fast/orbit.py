@@ -22,6 +22,7 @@ from nnsym_fast.elements import (
     complete,
     draw,
 )
+from nnsym_fast.specs.norms import check_folded
 from nnsym_fast.symmetry import SymmetrySpec
 
 __all__ = ["Orbit", "act", "augment"]
@@ -124,6 +125,7 @@ def apply(
 def _compile(
     spec: SymmetrySpec, elements: Mapping[str, Any], params: Mapping[str, Any], stacked: bool, framework: Framework
 ) -> tuple[Tensors, Program, dict[str, SiteElements], int]:
+    check_folded(params, spec)
     tensors = _prepare(framework, params)
     networks = _leading_axis(tensors, None) if stacked else None
     program = _program(spec, _signature(framework, tensors, stacked))
@@ -229,6 +231,7 @@ def augment(
     _check_spec(spec)
     seed = check_seed(seed)
     framework = framework_of(params)
+    check_folded(params, spec)
     tensors = _prepare(framework, params)
     count = _leading_axis(tensors, None)
     start = check_start(start, count)
@@ -273,6 +276,8 @@ class Orbit(Sequence[Tensors]):
             name: value if hasattr(value, "load") else self._framework.prepare(name, value)
             for name, value in params.items()
         }
+        gains = {name for fold in spec.folds for name in (fold.gain, fold.bias) if name in self._tensors}
+        check_folded(self._loaded(gains), spec)
         self._signature = _signature(self._framework, self._tensors, False)
         self._program = _program(spec, self._signature)
         self._length = sys.maxsize if samples is None else check_count(samples, "samples")

@@ -15,6 +15,11 @@ namespace {
 constexpr std::int64_t kStreamFrom = 16 << 20;  // results from this size on go past the cache
 constexpr std::int64_t kGroupSamples = 16;      // samples of one task: its source stays in the cache
 constexpr std::int64_t kCopyBytes = 256 << 10;  // of one task
+constexpr std::int64_t kThreadWork = 1 << 18;   // multiply-adds, or bytes, that are worth another thread
+
+int useful(int threads, std::int64_t tasks, std::int64_t work) {
+    return int(std::max<std::int64_t>(1, std::min<std::int64_t>({threads, tasks, work / kThreadWork})));
+}
 
 }  // namespace
 
@@ -39,7 +44,7 @@ void draw(Draw job, bool wide, int threads) {
     const std::int64_t parts = (job.heads + heads_per_task - 1) / heads_per_task;
     const std::int64_t samples_per_task = parts > 1 ? 1 : std::clamp<std::int64_t>(heads_per_task / job.heads, 1, 16);
     const std::int64_t tasks = (job.count + samples_per_task - 1) / samples_per_task * parts;
-    threads = int(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, tasks)));
+    threads = useful(threads, tasks, job.count * job.heads * 4 * n * n * n);
     const std::int64_t bytes = worker_bytes(table.draw_scratch[wide](job));
     const Scratch memory = scratch(bytes * threads);
     auto body = [&](std::int64_t task, int worker) {
@@ -59,10 +64,11 @@ void apply(const Pass* passes, std::int64_t count_of_passes, bool wide, std::int
         Piece piece;
     };
     std::vector<Task> tasks;
-    std::int64_t bytes = 0, most = 64;
+    std::int64_t bytes = 0, most = 64, work = 0;
     for (const Pass* pass = passes; pass != passes + count_of_passes; ++pass) {
         most = std::max(most, table.apply_scratch[wide](*pass));
         bytes += pass->out_stride * samples;
+        work += samples * pass->outer * pass->blocks * pass->size * pass->inner * (pass->matrix ? pass->size : 1);
         if (row_wise(*pass)) {
             const std::int64_t rows = rows_at_once(*pass);
             for (std::int64_t r = 0; r < pass->outer; r += rows)
@@ -76,7 +82,7 @@ void apply(const Pass* passes, std::int64_t count_of_passes, bool wide, std::int
     }
     const std::int64_t group = std::min(samples, kGroupSamples), groups = (samples + group - 1) / group;
     const std::int64_t count = std::int64_t(tasks.size());
-    threads = int(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, count * groups)));
+    threads = useful(threads, count * groups, work);
     const bool stream = bytes >= kStreamFrom;
     const std::int64_t worker = worker_bytes(most);
     const Scratch memory = scratch(worker * threads);
@@ -96,7 +102,7 @@ void normals(bool wide, std::uint64_t seed, std::uint64_t first, std::int64_t st
     constexpr std::int64_t kBlocks = 4096;  // of one task
     const std::int64_t size = wide ? 8 : 4, pieces = (blocks + kBlocks - 1) / kBlocks;
     const std::int64_t bytes = worker_bytes((kBlocks + orbit::kMaxLanes) * 4 * size);
-    threads = int(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, count * pieces)));
+    threads = useful(threads, count * pieces, count * blocks * 128);
     const Scratch memory = scratch(bytes * threads);
     auto body = [&](std::int64_t task, int worker) {
         const std::int64_t k = task / pieces, begin = task % pieces * kBlocks, end = std::min(blocks, begin + kBlocks);
@@ -139,7 +145,7 @@ void copy(const Copy* copies, std::int64_t count_of_copies, std::int64_t samples
         }
         if (stream) table.fence();
     };
-    parallel_for(count * groups, int(std::max<std::int64_t>(1, std::min<std::int64_t>(threads, count * groups))), body);
+    parallel_for(count * groups, useful(threads, count * groups, bytes), body);
 }
 
 }  // namespace nnsym::dense

@@ -122,9 +122,10 @@ void apply_block(const Pass& pass, const Piece& piece, std::int64_t begin, std::
             continue;
         }
         const T* a = matrix_of<T>(pass, k, b);
-        auto left = [&](std::int64_t i) { return a + (pass.dual ? i : i * m); };
-        auto to = [&](std::int64_t i) { return direct_out ? reinterpret_cast<T*>(place(i)) : result + i * padded; };
-        multiply<T>(left, pass.dual ? m : 1, in, stride, m, to, m, width, past_cache);
+        const View<const T> left = pass.dual ? View<const T>{a, 1, m} : View<const T>{a, m, 1};
+        const View<T> to =
+            direct_out ? View<T>{reinterpret_cast<T*>(place(0)), pass.axis_stride, 1} : View<T>{result, padded, 1};
+        multiply<T>(left, {in, stride, 1}, m, to, m, width, past_cache);
         if (!direct_out)
             for (std::int64_t i = 0; i < m; ++i) narrow<T>(place(i), result + i * padded, pass.out_type, width);
     }
@@ -170,14 +171,13 @@ void apply_rows(const Pass& pass, const Piece& piece, std::int64_t begin, std::i
             const T* a = matrix_of<T>(pass, k, b);
             std::int64_t stride = m;
             // Row j of the right factor: what unit j of the source gives to every unit.
-            if (!pass.dual || m % kLanes<T>) {
-                for (std::int64_t j = 0; j < m; ++j)
-                    for (std::int64_t i = 0; i < m; ++i)
-                        matrix[j * padded + i] = pass.dual ? a[j * m + i] : a[i * m + j];
+            if (!pass.dual) {
+                transposed<T>(matrix, padded, a, m, m);
                 a = matrix, stride = padded;
             }
-            multiply<T>([&](std::int64_t r) { return in(r) + from; }, 1, a, stride, m,
-                        [&](std::int64_t r) { return to(r) + b * m; }, rows, m, past_cache);
+            const View<const T> left{in(0) + from, direct_in ? pass.outer_stride : length, 1};
+            const View<T> right{to(0) + b * m, direct_out ? pass.outer_stride : length, 1};
+            multiply<T>(left, {a, stride, 1}, m, right, rows, m, past_cache);
         }
         if (direct_out) continue;
         const T* shift = pass.shift ? static_cast<const T*>(pass.shift) + k * length : nullptr;

@@ -45,8 +45,8 @@ NNSYM_INLINE void sums(std::int64_t n, T* out, Count count, Value value) {
     }
 }
 
-// The vectors v_k of n reflections from Gaussian ones, in place; tau_k = 2 / |v_k|^2; cross_k = <v_k, v_(k+1)>; sign_k, with
-// which Q_k counts. All at once: each is a chain of slow operations. Returns the determinant's sign.
+// The vectors v_k of n reflections from Gaussian ones, in place; tau_k = 2 / |v_k|^2; cross_k = <v_k, v_(k+1)>; sign_k,
+// with which Q_k counts. All at once: each is a chain of slow operations. Returns the determinant's sign.
 template <class T>
 int reflections(std::int64_t n, T* numbers, const std::int32_t* row, T* tau, T* cross, T* sign) {
     typedef typename Vec<T>::F F;
@@ -79,8 +79,8 @@ int reflections(std::int64_t n, T* numbers, const std::int32_t* row, T* tau, T* 
     return determinant;
 }
 
-// N vectors of columns through two reflections, B - v1 w1 - v2 w2 with w2 = tau2 v2^T B, w1 = tau1 (v1^T B - <v1, v2> w2).
-// v2 begins a row below v1, which has d entries.
+// N vectors of columns through two reflections, B - v1 w1 - v2 w2 with w2 = tau2 v2^T B, w1 = tau1 (v1^T B - <v1, v2>
+// w2). v2 begins a row below v1, which has d entries.
 template <class T, int N>
 NNSYM_INLINE void reflect_twice(T* block, std::int64_t stride, std::int64_t d, const T* v1, const T* v2, T tau1, T tau2,
                                 T cross) {
@@ -119,8 +119,9 @@ NNSYM_INLINE void reflect_twice(T* block, std::int64_t stride, std::int64_t d, c
     }
 }
 
-// S = H_0 (sign_1 + H_1 (sign_2 + ...)): reflections from the innermost to the outermost, two at a time, on whole vectors
-// of columns. Q is S times the product of all signs up to each reflection, which is kept for the end. work: 3 strides.
+// S = H_0 (sign_1 + H_1 (sign_2 + ...)): reflections from the innermost to the outermost, two at a time, on whole
+// vectors of columns. Q is S times the product of all signs up to each reflection, which is kept for the end. work: 3
+// strides.
 template <class T>
 int haar(T* q, std::int64_t stride, std::int64_t n, T* numbers, const std::int32_t* row, T* work) {
     typedef typename Vec<T>::F F;
@@ -158,22 +159,6 @@ int haar(T* q, std::int64_t stride, std::int64_t n, T* numbers, const std::int32
 template <class T>
 NNSYM_INLINE void store_row(T* out, const T* in, std::int64_t n) {
     std::memcpy(out, in, std::size_t(n) * sizeof(T));
-}
-
-template <class T>
-void transposed(T* out, std::int64_t out_stride, const T* in, std::int64_t in_stride, std::int64_t n) {
-    typedef typename Vec<T>::F F;
-    constexpr int L = kLanes<T>;
-    const std::int64_t whole = n / L * L;
-    for (std::int64_t i = 0; i < whole; i += L)
-        for (std::int64_t j = 0; j < whole; j += L) {
-            F v[L];
-            for (int l = 0; l < L; ++l) v[l] = load<F>(in + (i + l) * in_stride + j);
-            transpose<T>(v);
-            for (int l = 0; l < L; ++l) store(out + (j + l) * out_stride + i, v[l]);
-        }
-    for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t j = i < whole ? whole : 0; j < n; ++j) out[j * out_stride + i] = in[i * in_stride + j];
 }
 
 template <class T>
@@ -220,14 +205,11 @@ void linear(const Draw& draw, std::uint64_t sample, std::uint32_t block, const D
                 const F log = load<F>(logs + c);
                 store(s.scaled + i * stride + c, load<F>(s.first + i * stride + c) * Math<T>::exp(which ? -log : log));
             }
-        auto left = [&](std::int64_t i) { return s.scaled + i * stride; };
+        const View<const T> left{s.scaled, stride, 1}, right{s.second, stride, 1};
         if (which == 0) {
-            multiply<T>(
-                left, 1, s.second, stride, n, [&](std::int64_t i) { return matrix + i * draw.size; }, n, n, false);
+            multiply<T>(left, right, n, {matrix, draw.size, 1}, n, n, false);
         } else {
-            multiply<T>(
-                left, 1, s.second, stride, n, [&](std::int64_t i) { return s.product + i * stride; }, n,
-                whole_vectors<T>(n), false);
+            multiply<T>(left, right, n, {s.product, stride, 1}, n, stride, false);
             transposed<T>(inverse, draw.size, s.product, stride, n);
         }
     }

@@ -161,7 +161,7 @@ def _heads_of(perm: Array | None, blocks: Array) -> Array:
     n, heads, m, _ = blocks.shape
     if perm is None:
         return np.broadcast_to(np.arange(heads), (n, heads))
-    return perm[:, ::m].astype(np.intp) // m
+    return np.asarray(perm[:, ::m].astype(np.intp) // m)
 
 
 def _gather_blocks(matrix: Array, perm: Array | None, size: int) -> Array:
