@@ -247,8 +247,9 @@ def _large(
         # In 16-bit storage one sample at a time is kept in the type of the arithmetic.
         step = target.size * _arrays.DTYPE_SIZE[wanted]
         place = _arrays.empty((target.size,), dtype) if narrow else _view(out, step, (target.size,), dtype, count)[k]
-        for box in boxes:
-            _multiply(box, _action(spec, box.leg, elements), k, inputs[k if stride else 0], place)
+        with np.errstate(all="ignore"):  # as the kernels, which make infinities and NaN without a word
+            for box in boxes:
+                _multiply(box, _action(spec, box.leg, elements), k, inputs[k if stride else 0], place)
         if narrow:
             one = out + k * step if isinstance(out, int) else out[k]
             _convert(target, 1, (place, 0, dtype), one, wanted, wide)

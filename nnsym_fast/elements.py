@@ -302,12 +302,14 @@ def complete(
             if not present and value is not None:
                 raise ValueError(f"{where}: expected None, as {group} has no such part")
             if present and value is None:
-                if part == "inverse" and given[name].matrix is not None:
-                    raise ValueError(f"{where}: expected the inverses of the matrices, shape {shape}, got None")
+                other = {"matrix": given[name].inverse, "inverse": given[name].matrix}.get(part)
+                if other is not None:
+                    what = "inverses of the matrices" if part == "inverse" else "matrices, whose inverses are given"
+                    raise ValueError(f"{where}: expected the {what}, shape {shape}, got None")
                 value = getattr(identity_site(group, count, dtype), part)
             parts.append(_check_part(where, part, np.asarray(value), kind, shape) if present else None)
         result[name] = SiteElements(*parts)
-        if group.dense and group.permutes:
+        if (group.dense or group.shifted) and group.permutes:
             _check_heads(name, group, result[name])
     _check_ties(sites, result)
     return list(result.values()), count

@@ -41,6 +41,9 @@ class Fold:
     bias: str = ""
     offset: float = 0.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "readers", tuple(self.readers))
+
     @property
     def tensors(self) -> tuple[str, ...]:
         """Names of all tensors that take part."""

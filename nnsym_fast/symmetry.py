@@ -76,6 +76,8 @@ class SymmetrySpec:
             raise TypeError(f"legs: expected a mapping tensor name -> one leg per axis, got {type(legs).__name__}")
         if isinstance(state, str):
             raise TypeError(f"state: expected a collection of tensor names, got a string; write [{state!r}]")
+        if not isinstance(absent, Mapping):
+            raise TypeError(f"absent: expected a mapping symmetry -> reason, got {type(absent).__name__}")
         self._sites = dict(sites)
         self._legs = {name: _normalise(name, axes) for name, axes in legs.items()}
         self._state = frozenset(state)
@@ -86,8 +88,11 @@ class SymmetrySpec:
 
     def _check(self) -> None:
         for site, group in self._sites.items():
-            if not isinstance(site, str) or not site or "*" in site:
-                raise ValueError(f"sites: expected non-empty names without '*' (it marks the dual), got {site!r}")
+            if not isinstance(site, str) or not site or "*" in site or site.endswith("+"):
+                raise ValueError(
+                    "sites: expected non-empty names without '*' (it marks the dual) and no '+' at its end "
+                    f"(affine legs), got {site!r}"
+                )
             if not isinstance(group, Group):
                 raise TypeError(
                     f"sites[{site!r}]: expected a group such as groups.Monomial(128), "
@@ -95,6 +100,8 @@ class SymmetrySpec:
                 )
         self._check_ties()
         for fold in self._folds:
+            if not isinstance(fold, Fold):
+                raise TypeError(f"folds: expected a collection of Fold, got {fold!r} of type {type(fold).__name__}")
             lacking = [name for name in fold.tensors if name not in self._legs]
             if lacking:
                 raise ValueError(f"folds: the norm of gain {fold.gain!r} names tensors without legs, {lacking}")
@@ -117,7 +124,7 @@ class SymmetrySpec:
                         written.add(leg.order)
                         read.add(leg.order)
         for site, group in self._sites.items():
-            if group.parts == ("shift",) and site in written:
+            if group.parts == ("shift",) and (site in written or site in read):
                 continue
             if site not in written:
                 raise ValueError(
@@ -161,7 +168,8 @@ class SymmetrySpec:
             if order is None:
                 raise ValueError(f"{where}: unknown site {leg.order!r} as order; the sites are {list(self._sites)}")
             wanted = (group.heads, leg.copies, group.tie)
-            if (order.heads, order.head_size, order.tie) != wanted or order.parts not in ((), ("permutation",)):
+            tied = group.tie or not (group.permute_heads or order.permute_heads)
+            if not tied or (order.heads, order.head_size, order.tie) != wanted or order.parts != ("permutation",):
                 raise ValueError(
                     f"{where}: order {leg.order!r} of leg {str(leg)!r}; expected permutations of {group.heads} heads "
                     f"with {leg.copies} units each and the tie {group.tie!r}, got {order}"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nnsym_fast import groups, reference
 from nnsym_fast.groups import Heads, Monomial, Permutation, Signs
-from nnsym_fast.symmetry import Leg, Segments, SymmetrySpec
+from nnsym_fast.symmetry import Fold, Leg, Reader, Segments, SymmetrySpec
 
 SITES = {"h0": Monomial(4), "h1": Permutation(3)}
 LEGS: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_axes_are_normalised() -> None:
 
 
 @given(
-    st.text(st.characters(exclude_characters="*"), min_size=1),
+    st.text(st.characters(exclude_characters="*"), min_size=1).filter(lambda site: not site.endswith("+")),
     st.booleans(),
     st.floats(-4, 4) | st.integers(-4, 4),
     st.integers(1, 9),
@@ -60,6 +60,7 @@ def test_legs_are_values(site: str, dual: bool, power: float, repeat: int) -> No
     leg = Leg(site, dual, power, repeat)
     assert leg == Leg(site, dual, float(power), repeat)
     assert Leg.parse(site + "*" * dual) == Leg(site, dual)
+    assert Leg.parse(site + "+") == Leg(site, affine=True)
     with pytest.raises(AttributeError):
         leg.site = "other"  # type: ignore[misc]
 
@@ -68,6 +69,10 @@ def test_short_forms_are_readable() -> None:
     assert str(Leg("h0", dual=True, power=2, repeat=9)) == "h0*^2 x 9"
     assert str(Leg("h0")) == "h0"
     assert str(Segments(((3, Leg("q")), (2, None)))) == "q[3] + -[2]"
+    assert str(Leg("qk", affine=True)) == "qk+"
+    assert str(Leg("qk", dual=True, copies=4)) == "qk*, 4 copies"
+    assert str(Leg("qk", dual=True, copies=4, order="q")) == "qk*, 4 copies by q"
+    assert str(Segments(((3, Leg("k", affine=True)), (2, None)))) == "k+[3] + -[2]"
 
 
 def test_sums_over_the_sites() -> None:
@@ -213,6 +218,28 @@ W = {"w": ("h", "h*")}
             "Leg.repeat of site 'h': expected an integer >= 1, got True",
         ),
         (lambda: Leg.parse(wrong(3)), TypeError, "leg: expected a string such as 'h0'"),
+        (lambda: Leg("h+"), ValueError, r"Leg.site: .* no '\+' at its end, got 'h\+'; Leg.parse reads .* 's\+'"),
+        (lambda: Leg.parse("h+*"), ValueError, "Leg.site: expected a non-empty site name"),
+        (lambda: Leg.parse("+"), ValueError, "Leg.site: expected a non-empty site name"),
+        (lambda: Leg("h", copies=0), ValueError, "Leg.copies of site 'h': expected an integer >= 1, got 0"),
+        (lambda: Leg("h", order=wrong(3)), TypeError, "Leg.order.*: expected a site name .*, got 3"),
+        (lambda: Leg("h", affine=wrong(1)), TypeError, "Leg.affine: expected a site name and a bool, got '', 1"),
+        *(
+            (
+                lambda change=change: Leg("h", affine=True, **change),
+                ValueError,
+                "Leg.affine of site 'h': expected a leg",
+            )
+            for change in ({"dual": True}, {"repeat": 2}, {"copies": 2})
+        ),
+        (lambda: SymmetrySpec({"h+": Signs(2)}, {"w": (None,)}), ValueError, r"sites: expected .* no '\+' at its end"),
+        (
+            lambda: SymmetrySpec(H, W, folds=[Fold("g", (Reader("w", 1), Reader("v", 1, "b")))]),
+            ValueError,
+            r"folds: the norm of gain 'g' names tensors without legs, \['g', 'v', 'b'\]",
+        ),
+        (lambda: SymmetrySpec(H, W, folds=wrong(["g"])), TypeError, "folds"),
+        (lambda: SymmetrySpec(H, W, absent=wrong(["rotary"])), TypeError, "absent"),
     ],
 )
 def test_construction_names_tensor_axis_and_remedy(build: Any, error: type[Exception], message: str) -> None:
@@ -253,13 +280,13 @@ def test_the_methods_are_the_reference_per_site() -> None:
         (SPEC.identity(5), reference.identity(SPEC, 5)),
     ):
         assert list(elements) == list(expected) == ["h0", "h1"]
-        for site, (perm, sign, scale) in expected.items():
-            np.testing.assert_array_equal(elements[site].perm, perm)
-            assert elements[site].sign is sign is None
+        for site, part_of in expected.items():
+            np.testing.assert_array_equal(elements[site].perm, part_of.perm)
+            assert elements[site].sign is part_of.sign is None
             ours = elements[site].scale
-            assert (ours is None) == (scale is None)
-            if ours is not None and scale is not None:
-                np.testing.assert_allclose(ours, scale, rtol=1e-14)
+            assert (ours is None) == (part_of.scale is None)
+            if ours is not None and part_of.scale is not None:
+                np.testing.assert_allclose(ours, part_of.scale, rtol=1e-14)
 
 
 def test_heads_in_a_spec() -> None:

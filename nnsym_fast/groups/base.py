@@ -41,14 +41,18 @@ def _check_flag(value: object, argument: str) -> bool:
     return value
 
 
-def _check_std(value: object, argument: str) -> float:
+def _check_std(value: object, argument: str, of: str = "log(scale)") -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError(f"{argument}: expected a positive number, got {value!r} of type {type(value).__name__}")
     std = float(value)
     if not (math.isfinite(std) and std > 0):
         raise ValueError(
-            f"{argument}: expected a finite standard deviation > 0 of log(scale), got {std}; "
-            "for a group without scales use Permutation, Signs or Monomial(..., scales=False)"
+            f"{argument}: expected a finite standard deviation > 0 of {of}, got {std}"
+            + (
+                "; for a group without scales use Permutation, Signs or Monomial(..., scales=False)"
+                if of == "log(scale)"
+                else ""
+            )
         )
     return std
 

@@ -60,7 +60,7 @@ class GeneralLinear(Group):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _check_count(self.n, "GeneralLinear.n"))
-        object.__setattr__(self, "scale_std", _check_std(self.scale_std, "GeneralLinear.scale_std"))
+        object.__setattr__(self, "scale_std", _check_std(self.scale_std, "GeneralLinear.scale_std", "log s"))
 
     @property
     def size(self) -> int:
@@ -88,7 +88,7 @@ class SpecialLinear(Group):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _check_count(self.n, "SpecialLinear.n"))
-        object.__setattr__(self, "scale_std", _check_std(self.scale_std, "SpecialLinear.scale_std"))
+        object.__setattr__(self, "scale_std", _check_std(self.scale_std, "SpecialLinear.scale_std", "log s"))
 
     @property
     def size(self) -> int:
@@ -136,7 +136,7 @@ class RotaryCommutant(Group):
                 f"RotaryCommutant.rotary: expected an even number of rotated units, at most n = {self.n}, got {rotary}"
             )
         object.__setattr__(self, "rotary", rotary)
-        object.__setattr__(self, "scale_std", _check_std(self.scale_std, "RotaryCommutant.scale_std"))
+        object.__setattr__(self, "scale_std", _check_std(self.scale_std, "RotaryCommutant.scale_std", "log s"))
 
     @property
     def size(self) -> int:
@@ -179,7 +179,7 @@ class Translation(Group):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _check_count(self.n, "Translation.n"))
-        object.__setattr__(self, "shift_std", _check_std(self.shift_std, "Translation.shift_std"))
+        object.__setattr__(self, "shift_std", _check_std(self.shift_std, "Translation.shift_std", "the shift"))
 
     @property
     def size(self) -> int:
@@ -207,7 +207,7 @@ class Affine(Group):
                 "Affine.group: expected a dense group such as GeneralLinear(n), "
                 f"got {self.group!r} of type {type(self.group).__name__}"
             )
-        object.__setattr__(self, "shift_std", _check_std(self.shift_std, "Affine.shift_std"))
+        object.__setattr__(self, "shift_std", _check_std(self.shift_std, "Affine.shift_std", "the shift"))
 
     @property
     def size(self) -> int:

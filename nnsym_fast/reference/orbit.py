@@ -263,20 +263,25 @@ def _leg_action(spec: SymmetrySpec, leg: Leg, elements: Mapping[str, SiteLike], 
     index = np.broadcast_to(np.arange(group.size), (n, group.size)) if perm is None else perm.astype(np.intp)
     if leg.copies > 1 or leg.order:
         blocks = _copies(spec, leg, elements, index[:, :: group.head_size] // group.head_size)
-        index = (blocks[:, :, None] * group.head_size + np.arange(group.head_size)).reshape(n, -1)
+        index = _entries(blocks, group.head_size)
     factor = np.ones(index.shape)
     if sign is not None:
         factor = factor * sign.astype(np.float64) ** leg.power
     if scale is not None:
         factor = factor * scale.astype(np.float64) ** (-leg.power if leg.dual else leg.power)
-    positions = index[:, :, None] * leg.repeat + np.arange(leg.repeat)
-    return positions.reshape(n, -1), np.repeat(factor, leg.repeat, axis=1)
+    return _entries(index, leg.repeat), np.repeat(factor, leg.repeat, axis=1)
+
+
+def _entries(blocks: Array, size: int) -> Array:
+    """Positions of all entries of blocks of a size, ``(n, blocks)`` to ``(n, blocks * size)``."""
+    n, count = blocks.shape
+    return (blocks[:, :, None] * size + np.arange(size)).reshape(n, count * size)
 
 
 def _copies(spec: SymmetrySpec, leg: Leg, elements: Mapping[str, SiteLike], heads: Array) -> Array:
     """Where the blocks ``(head, copy)`` of an axis come from, ``(n, heads * copies)``."""
     if not leg.order:
-        return (heads[:, :, None] * leg.copies + np.arange(leg.copies)).reshape(len(heads), -1)
+        return _entries(heads, leg.copies)
     order = _as_site(elements[leg.order]).perm
     blocks = spec.sites[leg.site].heads * leg.copies
     return np.broadcast_to(np.arange(blocks), (len(heads), blocks)) if order is None else order.astype(np.intp)
@@ -313,7 +318,8 @@ def _mix(group: Group, leg: Leg, element: SiteArrays, piece: Array) -> Array:
     if element.matrix is not None and element.inverse is not None:
         blocks = _blocks(element.inverse if leg.dual else element.matrix, group.size).astype(piece.dtype)
         shape = piece.shape
-        split = piece.reshape(len(piece), group.heads, leg.copies, group.head_size, -1)
+        rest = int(np.prod(shape[1:], dtype=np.int64)) // (group.size * leg.copies)
+        split = piece.reshape(len(piece), group.heads, leg.copies, group.head_size, rest)
         mixed = np.einsum("naji,nacjx->nacix" if leg.dual else "naij,nacjx->nacix", blocks, split)
         piece = mixed.reshape(shape)
     if leg.affine and element.shift is not None:
