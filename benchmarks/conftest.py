@@ -13,7 +13,8 @@ import table
 from record import Results
 
 # Collected as modules with doctests, they would have to import libraries that may be missing.
-collect_ignore = [f"{family}_{library}.py" for family in ("ode", "orbit", "wilson") for library in ("jax", "torch")]
+FAMILIES = ("ode", "orbit", "transformer", "wilson")
+collect_ignore = [f"{family}_{library}.py" for family in FAMILIES for library in ("jax", "torch")]
 
 RESULTS = pytest.StashKey[Results]()
 

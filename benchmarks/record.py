@@ -35,8 +35,9 @@ class Row:
         nbytes: bytes that count: of the result, and for a copy also of the source.
         seconds: best time with reused buffers.
         fresh: best time with a result that is allocated in the call; None where that makes no difference.
-        limit: "write", "copy", or None where memory is not what limits.
-        limit_seconds: time in which the machine moves ``nbytes`` in that way, measured in the same rounds.
+        limit: "write" or "copy"; "matmul" where its matrix products limit; None where nothing is measured.
+        limit_seconds: time in which the machine moves ``nbytes`` in that way, or NumPy's BLAS makes the products alone,
+            measured in the same rounds.
         peers: what it raced against.
     """
 

@@ -57,7 +57,8 @@ def tables(results: Results) -> list[Table]:
     speed = Table(
         "speed",
         "Speed: time, bytes of the result per second (a copy: read + written), fraction of the machine's limit for as "
-        "many bytes in the same rounds, and how many times longer the peers take",
+        "many bytes in the same rounds (matmul: its matrix products alone, by NumPy's BLAS), and how many times longer "
+        "the peers take",
         ("benchmark", "result in", "ms", "GB/s", "limit GB/s", "of limit", *kinds, "best peer"),
         tuple(line for row in results.rows for line in _speed_lines(row, kinds)),
     )

@@ -18,10 +18,14 @@ __all__ = [
     "EQUAL_ERROR",
     "FRACTION",
     "GRADIENT",
+    "HAAR",
     "IMPORT_TIME",
     "LATENCY",
     "LINE",
+    "LINEAR",
     "LONG_PATH",
+    "MATRICES",
+    "MINILM",
     "PAIRS",
     "PEAK",
     "PRODUCT",
@@ -29,11 +33,13 @@ __all__ = [
     "RATIO_DIFFRAX",
     "RATIO_FRESH",
     "RATIO_PRODUCT",
+    "RATIO_QR",
     "RATIO_REUSED",
     "RATIO_SCAN",
     "RATIO_TORCH",
     "RATIO_TORCHDIFFEQ",
     "RK4",
+    "ROTATION",
     "SECOND_THREAD",
     "SIZES",
     "SMALL",
@@ -83,6 +89,15 @@ SMALL = "small neural ODE"
 SMALL_GRADIENT = "small neural ODE with gradient"
 SIZES = ((1024, 2, 32), (4096, 2, 64), (256, 32, 128), (64, 64, 256))
 """Samples, dimension of their states and hidden width in the ODE benchmarks."""
+
+MINILM = "orbit of MiniLM"
+ROTATION = "rotation of a residual stream"
+MATRICES = (100_000, 32)
+"""Number and size of the random matrices."""
+HAAR = "Haar, {} of {}".format(*MATRICES)
+LINEAR = "GL, {} of {}".format(*MATRICES)
+RATIO_QR = "ratio to torch with QR and sign fix"
+"""Torch makes Haar matrices faster without a factorisation; the other ratios are to that."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,14 @@ def _ode() -> Iterator[Target]:
             yield Target(f"threads, {RK4} {batch}, {d}, {h}", SECOND_THREAD, at_least=1.8)
 
 
+def _transformers() -> Iterator[Target]:
+    """What is asked of the dense groups."""
+    yield from _race(MINILM, 0.55, 4)
+    yield Target(MINILM, RATIO_QR, at_least=4)
+    yield Target(HAAR, RATIO_QR, at_least=15)
+    yield Target(ROTATION, FRACTION, at_least=0.6)
+
+
 TARGETS = (
     *_race("orbit 2-32-32-1", 0.35, 5),
     *_race("orbit 784-128-128-10", 0.75, 6),
@@ -178,4 +201,5 @@ TARGETS = (
     Target("import nnsym_fast", IMPORT_TIME, at_most=0.15),
     *_wilson(),
     *_ode(),
+    *_transformers(),
 )

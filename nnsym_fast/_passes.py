@@ -24,6 +24,9 @@ __all__ = ["Box", "Target", "passes_of", "run", "split_legs", "widened"]
 
 Array = npt.NDArray[Any]
 
+PIECE = 4096
+"""Units without a dense leg that are moved together."""
+
 
 class Box(NamedTuple):
     """A part of one axis, with what is around it: offset + outer * outer_stride + unit * axis_stride + inner."""
@@ -94,7 +97,11 @@ def passes_of(spec: SymmetrySpec, shape: tuple[int, ...], axes: tuple[Axis, ...]
         for length, leg in parts:
             where = (outer, shape[number] * inner)
             if leg is None or not _is_dense(spec, leg):
-                boxes.append(Box(*where, 1, 1, length, inner, inner, first * inner, None))
+                # In pieces, of which the kernel keeps a few rows or columns.
+                piece = PIECE if inner == 1 else PIECE // 16
+                for begin in range(0, length, piece):
+                    units = min(piece, length - begin)
+                    boxes.append(Box(*where, 1, 1, units, inner, inner, (first + begin) * inner, None))
             else:
                 group = spec.sites[leg.site]
                 unit = leg.repeat * inner

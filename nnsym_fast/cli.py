@@ -1,32 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The command line: ``nnsym-fast inspect | sample | verify | report``."""
+"""The command line: ``nnsym-fast inspect | sample | verify | report | transform | canonicalize | match``."""
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 try:
+    import rich  # noqa: F401
     import typer
     import zarr  # noqa: F401  the store needs it; a missing extra should be said before anything starts
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.table import Table
-    from rich.text import Text
 except ImportError as error:
     raise SystemExit(
         f'nnsym-fast: error: the command line needs {error.name}; install it with pip install "nnsym_fast[job]"'
@@ -35,6 +22,7 @@ except ImportError as error:
 from nnsym_fast.job.errors import Interrupted, JobError
 
 if TYPE_CHECKING:
+    from nnsym_fast.job.checkpoint import Checkpoint
     from nnsym_fast.job.verify import Verdict
 
 __all__ = ["app", "main"]
@@ -48,15 +36,14 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-CheckpointPath = Annotated[
-    str,
-    typer.Argument(
-        metavar="CKPT",
-        help="A .safetensors, .npz or .pt (weights only) file, or digits-mlp / digits-cnn, which are shipped.",
-    ),
-]
+KINDS = (
+    "A folder with config.json and .safetensors files; a .safetensors, .npz or .pt (weights only) file; or digits-mlp "
+    "or digits-cnn, which are shipped."
+)
+CheckpointPath = Annotated[str, typer.Argument(metavar="CKPT", help=KINDS)]
 SpecPath = Annotated[
     Path | None, typer.Option("--spec", metavar="FILE.json", help="The symmetry; overrides the checkpoint's own.")
 ]
@@ -66,53 +53,58 @@ Activation = Annotated[
 Probes = Annotated[
     Path | None, typer.Option(metavar="FILE.npy", help="Inputs (batch, ...) on which functions are compared.")
 ]
+Symmetries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Of a transformer: some of hidden,heads,query-key,value-output,residual,biases. Default: all that it has.",
+    ),
+]
+Rotate = Annotated[
+    bool, typer.Option("--rotate", help="Of a transformer: rotate its residual stream; its norms must be folded.")
+]
+FoldNorms = Annotated[
+    bool, typer.Option("--fold-norms", help="First fold the gains of norms into the weights that read them.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the orbit, 0 to 2^64 - 1.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the kernels; default: all cores.")]
+Other = Annotated[
+    Path, typer.Option("--out", metavar="OTHER", help="What to write: a new folder, or a new file of the same kind.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import nnsym_fast
+
+        typer.echo(f"nnsym-fast {nnsym_fast.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Sample the symmetry orbit of a neural network: thousands of parameter sets that compute the same function."""
 
 
 @app.command()
-def inspect(ckpt: CheckpointPath, spec: SpecPath = None, activation: Activation = None) -> None:
-    """Show the symmetry of a network: sites, groups, dimension, tensors and legs."""
-    from nnsym_fast.job.checkpoint import load
+def inspect(
+    ckpt: CheckpointPath,
+    spec: SpecPath = None,
+    activation: Activation = None,
+    symmetries: Symmetries = None,
+    rotate: Rotate = False,
+    fold_norms: FoldNorms = False,
+    every: Annotated[bool, typer.Option("--all", help="One line for every site and every tensor.")] = False,
+) -> None:
+    """Show the symmetry of a network: sites, groups, dimension, tensors and legs, and what it does not have."""
+    from nnsym_fast.job.inspect import inspect as show
 
-    checkpoint = load(ckpt, spec=spec, activation=activation)
-    symmetry = checkpoint.spec
-    console = Console(highlight=False)
-    state = sum(checkpoint.params[name].size for name in symmetry.state)
-    console.print(f"[bold]{escape(checkpoint.name)}[/]  sha256 {checkpoint.sha256[:16]}...", soft_wrap=True)
-    stored = f" and {state:,} numbers of state" if state else ""
-    console.print(
-        f"{checkpoint.parameters:,} parameters{stored}, stored as {', '.join(checkpoint.dtypes)}", soft_wrap=True
-    )
-    for key, value in (checkpoint.model.notes if checkpoint.model else {}).items():
-        console.print(escape(f"{key}: {value}"), soft_wrap=True)
-
-    sites = Table(title="Sites (hidden spaces)", title_justify="left")
-    for heading in ("site", "units", "group", "dimension", "log10 of the discrete order"):
-        sites.add_column(heading, justify="left" if heading in ("site", "group") else "right")
-    for name, group in symmetry.sites.items():
-        order = f"{group.log_order / math.log(10):.1f}"
-        sites.add_row(
-            escape(name),
-            f"{group.size:,}",
-            f"{type(group).__name__}: {' x '.join(group.parts)}",
-            f"{group.dimension:,}",
-            order,
-        )
-    sites.add_section()
-    sites.add_row("all", "", "", f"{symmetry.dimension:,}", f"{symmetry.log_order / math.log(10):.1f}")
-    console.print(sites)
-
-    tensors = Table(title="Tensors (* dual leg, - no leg)", title_justify="left")
-    for heading in ("tensor", "shape", "dtype", "legs"):
-        tensors.add_column(heading)
-    for name, array in checkpoint.params.items():
-        legs = ", ".join("-" if axis is None else str(axis) for axis in symmetry.legs[name])
-        note = " (state)" if name in symmetry.state else ""
-        tensors.add_row(
-            escape(name), " x ".join(map(str, array.shape)) or "scalar", array.dtype.name, escape(f"{legs}{note}")
-        )
-    console.print(tensors)
+    checkpoint = _load(ckpt, spec, activation, None, symmetries, rotate, fold_norms)
+    show(checkpoint, every)
 
 
 @app.command()
@@ -133,17 +125,20 @@ def sample(
     spec: SpecPath = None,
     activation: Activation = None,
     probes: Probes = None,
+    symmetries: Symmetries = None,
+    rotate: Rotate = False,
+    fold_norms: FoldNorms = False,
 ) -> None:
     """Write points of the orbit, and what is measured on them, to a Zarr store. The same command resumes."""
-    from nnsym_fast.job.checkpoint import load
     from nnsym_fast.job.plan import make_plan
+    from nnsym_fast.job.progress import progress_bar, rate
     from nnsym_fast.job.run import run
 
     _set_threads(threads)
-    checkpoint = load(ckpt, spec=spec, activation=activation, probes=probes)
+    checkpoint = _load(ckpt, spec, activation, probes, symmetries, rotate, fold_norms)
     wanted = None if observables is None else [name for name in observables.split(",") if name not in ("", "none")]
     plan = make_plan(checkpoint, samples=samples, seed=seed, observables=wanted, points=points, block=chunk)
-    with _progress("sampling", plan.samples) as progress:
+    with progress_bar("sampling", plan.samples) as progress:
         result = run(checkpoint, plan, out, progress=progress)
     if chunk is not None and result.store.plan.block != chunk:
         _say(f"{out} keeps its own blocks of {result.store.plan.block} samples; --chunk applies to new stores")
@@ -155,7 +150,7 @@ def sample(
         f"{out}: {result.samples:,} points of {checkpoint.name}"
         + (f" ({resumed:,} more were there before)" if resumed else "")
         + f", {result.nbytes / 1e9:.3g} GB in {result.seconds:.2f} s"
-        + f" ({_rate(result.samples, result.nbytes, result.seconds)})"
+        + f" ({rate(result.samples, result.nbytes, result.seconds)})"
     )
 
 
@@ -165,28 +160,39 @@ def verify(
         str,
         typer.Argument(metavar="CKPT", help="A checkpoint (see sample), or a store X.zarr whose points are checked."),
     ],
-    samples: Annotated[int, typer.Option("--samples", metavar="N", help="Number of points (of a checkpoint).")] = 100,
-    seed: Seed = 0,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", metavar="N", help="Number of points (of a checkpoint); default: 100, of a folder 8."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the orbit (of a checkpoint); default: 0.")] = None,
     threads: Threads = None,
     spec: SpecPath = None,
     activation: Activation = None,
     probes: Probes = None,
+    symmetries: Symmetries = None,
+    rotate: Rotate = False,
+    fold_norms: FoldNorms = False,
 ) -> None:
     """Check that every point of the orbit computes the same function, up to the network's own rounding error."""
     from nnsym_fast.job import verify as verification
-    from nnsym_fast.job.checkpoint import load
+    from nnsym_fast.job.folder import is_folder
+    from nnsym_fast.job.progress import progress_bar
     from nnsym_fast.job.store import open_store
 
     _set_threads(threads)
-    if Path(source).is_dir():
+    if Path(source).is_dir() and not is_folder(Path(source)):
         store = open_store(Path(source))
-        samples = store.plan.samples
-        with _progress("verifying", samples) as progress:
+        given = {"samples": samples, "seed": seed, "spec": spec, "activation": activation, "probes": probes}
+        given |= {"symmetries": symmetries, "rotate": rotate or None, "fold-norms": fold_norms or None}
+        if ignored := [f"--{name}" for name, value in given.items() if value is not None]:
+            _say(f"{source} is a store, whose own points are checked; ignored: {', '.join(ignored)}")
+        with progress_bar("verifying", store.plan.samples) as progress:
             verdict = verification.verify_store(store, progress=progress)
     else:
-        checkpoint = load(source, spec=spec, activation=activation, probes=probes)
-        with _progress("verifying", samples) as progress:
-            verdict = verification.verify(checkpoint, samples=samples, seed=seed, progress=progress)
+        checkpoint = _load(source, spec, activation, probes, symmetries, rotate, fold_norms)
+        count = verification.default_samples(checkpoint) if samples is None else samples
+        with progress_bar("verifying", count) as progress:
+            verdict = verification.verify(checkpoint, samples=count, seed=seed or 0, progress=progress)
     _print_verdict(source, verdict, verification.ALLOWED)
     if not verdict.same:
         worst = verdict.worst
@@ -202,7 +208,7 @@ def _print_verdict(source: str, verdict: Verdict, allowed: float) -> None:
     for label, (largest, rms) in (
         ("the network's own arithmetic, against float64", verdict.arithmetic),
         ("that, and its weights rounded anew", verdict.rounding),
-        ("the points of the orbit, at most", verdict.gaps.max(axis=0)),
+        ("the points of the orbit, at most", verdict.gaps[:, :2].max(axis=0)),
     ):
         typer.echo(f"  {label:<48}  {rms:.2e}  {largest:.2e}")
     typer.echo(f"  worst point / rounding error: {verdict.ratios.max():.2f} (allowed {allowed:g})")
@@ -223,6 +229,102 @@ def report(
 
     page = write_report(open_store(store), out or store.resolve().with_name(store.resolve().stem + "-report"))
     typer.echo(f"{page}")
+
+
+@app.command()
+def transform(
+    ckpt: CheckpointPath,
+    index: Annotated[int, typer.Option("--index", metavar="I", help="Which point of the orbit.")],
+    out: Other,
+    seed: Seed = 0,
+    threads: Threads = None,
+    spec: SpecPath = None,
+    activation: Activation = None,
+    symmetries: Symmetries = None,
+    rotate: Rotate = False,
+    fold_norms: FoldNorms = False,
+) -> None:
+    """Write one point of the orbit as a checkpoint: same files, tensors, dtypes and function, other weights."""
+    from nnsym_fast.job.write import check_index
+
+    _set_threads(threads)
+    checkpoint = _load(ckpt, spec, activation, None, symmetries, rotate, fold_norms)
+    begin = time.perf_counter()
+    orbit = checkpoint.orbit(check_index(seed, index))
+
+    def produce(names: Sequence[str]) -> Mapping[str, Any]:
+        points = orbit.points(index, index + 1, names=names)
+        return {name: array[0] for name, array in points.items()}
+
+    _write(checkpoint, out, f"point {index:,} of seed {seed}", produce, begin)
+
+
+@app.command()
+def canonicalize(
+    ckpt: CheckpointPath,
+    out: Other,
+    spec: SpecPath = None,
+    activation: Activation = None,
+    symmetries: Symmetries = None,
+    rotate: Rotate = False,
+    fold_norms: FoldNorms = False,
+) -> None:
+    """Write the representative that all points of the orbit share, up to rounding, as a checkpoint."""
+    from nnsym_fast.job.gauge import canonical
+    from nnsym_fast.job.write import check_out
+
+    checkpoint = _load(ckpt, spec, activation, None, symmetries, rotate, fold_norms)
+    check_out(checkpoint, out)
+    begin = time.perf_counter()
+    params, lines = canonical(checkpoint)
+    _write(checkpoint, out, "the canonical point", _chosen(params), begin, lines)
+
+
+@app.command()
+def match(
+    first: Annotated[str, typer.Argument(metavar="A", help=f"The network that stays. {KINDS}")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The network that is moved along its orbit, near to A.")],
+    out: Other,
+    seed: Annotated[int, typer.Option(help="Seed of the random starts of the search.")] = 0,
+    spec: SpecPath = None,
+    activation: Activation = None,
+    symmetries: Symmetries = None,
+    rotate: Rotate = False,
+    fold_norms: FoldNorms = False,
+) -> None:
+    """Write B moved along its orbit as near to A as the search finds, and print the distance before and after."""
+    from nnsym_fast.job.gauge import matched
+    from nnsym_fast.job.write import check_out
+
+    a = _load(first, spec, activation, None, symmetries, rotate, fold_norms)
+    b = _load(second, spec, activation, None, symmetries, rotate, fold_norms)
+    check_out(b, out)
+    begin = time.perf_counter()
+    params, lines = matched(a, b, seed)
+    _write(b, out, f"moved near {a.name}", _chosen(params), begin, lines)
+
+
+def _chosen(params: Mapping[str, Any]) -> Callable[[Sequence[str]], Mapping[str, Any]]:
+    return lambda names: {name: params[name] for name in names}
+
+
+def _write(
+    checkpoint: Checkpoint,
+    out: Path,
+    what: str,
+    produce: Callable[[Sequence[str]], Mapping[str, Any]],
+    begin: float,
+    lines: Sequence[str] = (),
+) -> None:
+    from nnsym_fast.job.write import write_checkpoint
+
+    left = write_checkpoint(checkpoint, out, produce)
+    nbytes = sum(tensor.nbytes for tensor in checkpoint.params.values())
+    typer.echo(f"{out}: {checkpoint.name}, {what}, {nbytes / 1e9:.3g} GB in {time.perf_counter() - begin:.2f} s")
+    for line in lines:
+        typer.echo(f"  {line}")
+    if left:
+        _say(f"{out}: not copied, as they hold weights or are large: {', '.join(left)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -273,46 +375,28 @@ def _say(message: str) -> None:
     print("nnsym-fast: " + " ".join(message.split()), file=sys.stderr)
 
 
+def _load(
+    ckpt: str,
+    spec: Path | None,
+    activation: str | None,
+    probes: Path | None,
+    symmetries: str | None,
+    rotate: bool,
+    fold_norms: bool,
+) -> Checkpoint:
+    from nnsym_fast.job.checkpoint import load
+
+    names = None if symmetries is None else [name for name in symmetries.split(",") if name]
+    return load(
+        ckpt, spec=spec, activation=activation, probes=probes, symmetries=names, rotate=rotate, fold_norms=fold_norms
+    )
+
+
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         import nnsym_fast
 
         nnsym_fast.set_num_threads(threads)
-
-
-def _rate(samples: int, nbytes: int, seconds: float) -> str:
-    written = nbytes / seconds / 1e9
-    # Without points next to nothing is written, and "0.00 GB/s" would look like a fault.
-    return f"{samples / seconds:,.0f} samples/s" + (f", {written:.2f} GB/s" if written >= 0.005 else "")
-
-
-class _Rate(ProgressColumn):
-    """Samples and bytes per second since the first block of this run."""
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        fresh = task.completed - task.fields["found"]
-        if elapsed <= 0 or fresh <= 0:
-            return Text("")
-        return Text(_rate(fresh, task.fields["nbytes"], elapsed))
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; the function that it yields is told of every block: samples, bytes."""
-    console = Console(stderr=True)
-    columns: list[Any] = [TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, found=0, nbytes=0)
-
-        def advance(samples: int, nbytes: int) -> None:
-            fields = bar.tasks[task].fields
-            if nbytes:
-                bar.update(task, advance=samples, nbytes=fields["nbytes"] + nbytes)
-            else:  # found on disk: not part of the rate
-                bar.update(task, completed=samples, found=samples)
-
-        yield advance
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ DEFERRED = {
     ("orbit", "_torch"),
 }
 
-# Who may import what, anywhere in a module. torch: also specs, which reads torch modules, and the job, for .pt files and
-# for the models of transformers.
+# Who may import what, anywhere in a module. torch: also specs, which reads torch modules, and the job, for .pt files
+# and the models of transformers.
 IMPORTERS = {
     "torch": {
         "_torch/driver",

@@ -18,6 +18,7 @@ if "sanitize" not in str(nnsym_fast.__file__):
     sys.exit(f"expected the sanitizer build, got {nnsym_fast.__file__}")
 kernels = [
     *(ROOT / "tests" / "orbit" / f"test_{name}.py" for name in ("math", "elements", "kernels", "paths", "buffers")),
+    *(ROOT / "tests" / "orbit" / f"test_dense_{name}.py" for name in ("elements", "kernels", "paths")),
     *(ROOT / "tests" / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward")),
     *(ROOT / "tests" / "ode" / f"test_ode_{name}.py" for name in ("activations", "kernels", "ends", "gradients")),
 ]

@@ -58,6 +58,7 @@ void draw(Draw job, bool wide, int threads) {
 }
 
 void apply(const Pass* passes, std::int64_t count_of_passes, bool wide, std::int64_t samples, int threads) {
+    if (samples == 0) return;
     const Kernels& table = *nnsym::kernels().dense;
     struct Task {
         const Pass* pass;

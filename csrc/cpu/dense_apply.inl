@@ -131,6 +131,12 @@ void apply_block(const Pass& pass, const Piece& piece, std::int64_t begin, std::
     }
 }
 
+// Room for the transpose of one matrix, which the row-wise kind needs unless the leg is dual.
+template <class T>
+NNSYM_INLINE std::int64_t transposed_numbers(const Pass& pass) {
+    return pass.matrix && !pass.dual ? pass.size * whole_vectors<T>(pass.size) : 0;
+}
+
 // Whole rows, all blocks, to their places in every sample.
 template <class T>
 void apply_rows(const Pass& pass, const Piece& piece, std::int64_t begin, std::int64_t end, bool streaming,
@@ -140,7 +146,7 @@ void apply_rows(const Pass& pass, const Piece& piece, std::int64_t begin, std::i
     const bool direct_in = pass.source_type == kTypeOf<T>;
     const bool direct_out = pass.out_type == kTypeOf<T> && !pass.shift;
     T* const matrix = static_cast<T*>(scratch);
-    T* const strip = matrix + m * padded;
+    T* const strip = matrix + transposed_numbers<T>(pass);
     T* const result = strip + dense::rows_at_once(pass) * length;
     bool past_cache = streaming && direct_out && m % kLanes<T> == 0;
     for (std::int64_t r = 0; r < rows; ++r)
@@ -202,7 +208,7 @@ std::int64_t apply_scratch(const Pass& pass) {
     const std::int64_t m = pass.size;
     const std::int64_t width = pass.inner < dense::kColumns ? pass.inner : dense::kColumns;
     const std::int64_t numbers = dense::row_wise(pass)
-                                     ? m * whole_vectors<T>(m) + 2 * dense::rows_at_once(pass) * pass.blocks * m
+                                     ? transposed_numbers<T>(pass) + 2 * dense::rows_at_once(pass) * pass.blocks * m
                                      : 2 * m * whole_vectors<T>(width);
     return (numbers + 2 * kLanes<T>)*std::int64_t(sizeof(T));
 }

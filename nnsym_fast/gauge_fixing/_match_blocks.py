@@ -28,8 +28,8 @@ class Block:
 
     Args:
         sites: the sites whose units tensors carry.
-        orders: the sites that move copies of heads.
-        carriers: every stretch of a tensor that carries one of ``sites``.
+        orders: the sites that move copies of heads; tensors may carry their units too.
+        carriers: every stretch of a tensor that carries one of ``sites`` or of ``orders``.
         coupled: whether a tensor carries the block on two axes; the best element is then not a closed form.
     """
 
@@ -61,7 +61,7 @@ def blocks_of(spec: SymmetrySpec) -> list[Block]:
     result = []
     for names in members.values():
         sites = tuple(name for name in names if name not in orders)
-        uses = tuple(carrier for site in sites for carrier in everything[site] if not carrier.order)
+        uses = tuple(carrier for site in names for carrier in everything[site] if not carrier.order)
         axes = {(carrier.tensor, carrier.axis) for carrier in uses}
         coupled = len(axes) > len({carrier.tensor for carrier in uses})
         result.append(Block(sites, tuple(name for name in names if name in orders), uses, coupled))
@@ -125,7 +125,7 @@ def gather(
         uses: the carriers to look at; None: all.
     """
     spec = problem.spec
-    result = {site: Statistics() for site in block.sites}
+    result = {site: Statistics() for site in (*block.sites, *block.orders)}
     for use in block.carriers if uses is None else uses:
         weight = problem.weights.get(use.tensor, 0.0)
         if not weight:
@@ -155,12 +155,14 @@ def _add(statistics: Statistics, group: Group, use: Carrier, weight: float, y: A
         _increase(statistics.target, key, weight * np.einsum("ij,ij->i", y, y))
         return
     key = Key(power, False)
-    if leg.order:
+    # A single copy goes where its head goes: nothing is left to order.
+    ordered = leg.order and copies > 1
+    if ordered:
         y, x = y.reshape(heads * copies * m, -1), x.reshape(heads * copies * m, -1)
         _increase(statistics.copies, (leg.order, key), weight * (y @ x.T).reshape(heads, copies, m, heads, copies, m))
         y, x = (part.reshape(heads, copies, m, -1) for part in (y, x))
     y, x = (np.moveaxis(part, 1, 2).reshape(group.size, -1) for part in (y, x))
-    if not leg.order:
+    if not ordered:
         _increase(statistics.cross, key, weight * (y @ x.T))
     y, x = y.reshape(heads, m, -1), x.reshape(heads, m, -1)
     _increase(statistics.own, key, weight * (x @ np.swapaxes(x, 1, 2)))

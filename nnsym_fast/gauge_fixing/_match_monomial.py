@@ -58,7 +58,7 @@ def assignment(cost: Array) -> Array:
     try:
         from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
-        raise ImportError("matching networks needs scipy.optimize.linear_sum_assignment; install scipy") from None
+        raise ImportError('matching networks needs scipy; install it with pip install "nnsym_fast[gauge]"') from None
     return np.asarray(linear_sum_assignment(cost)[1])
 
 

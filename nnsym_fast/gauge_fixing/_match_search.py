@@ -55,21 +55,24 @@ def search(problem: Problem, *, restarts: int, seed: int, max_sweeps: int) -> Fo
     """
     blocks = blocks_of(problem.spec)
     size = sum(w * float(np.vdot(problem.a[name], problem.a[name])) for name, w in problem.weights.items())
+    here = {site: identity(group) for site, group in problem.spec.sites.items()}
+    before = problem.error(here, problem.weights)
     best: Found | None = None
     errors: list[float] = []
     for start in range(restarts + 1):
         rng = np.random.default_rng((seed, start))
         if start == 0:
             elements, order = _settle(problem, blocks)
-            here = {site: identity(group) for site, group in problem.spec.sites.items()}
-            if problem.error(here, problem.weights) < problem.error(elements, problem.weights):
-                # What is found is never worse than the network as it came.
-                elements = here
+            if before < problem.error(elements, problem.weights):
+                elements = dict(here)
         else:
             elements = random_element(problem.spec, rng)
             order = [blocks[i] for i in rng.permutation(len(blocks))]
         sweeps, converged = _descend(problem, order, elements, max_sweeps, ROUNDING * size)
         error = problem.error(elements, problem.weights)
+        if start == 0 and error > before:
+            # What is found is never worse than the network as it came, not even by rounding.
+            elements, error = here, before
         errors.append(error)
         if best is None or error < best.error:
             best = Found(elements, error, sweeps, converged, ())
@@ -111,7 +114,7 @@ def _settle(problem: Problem, blocks: list[Block]) -> tuple[dict[str, SiteElemen
         # A site that nothing is known of is matched with its neighbours as they are.
         uses = seen[block] or None
         elements.update(solve(problem, block, gather(problem, block, elements, uses), elements, settling=True)[0])
-        settled.update(block.sites)
+        settled.update(block.sites, block.orders)
         order.append(block)
         left.remove(block)
     return elements, order

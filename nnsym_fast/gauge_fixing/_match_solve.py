@@ -72,7 +72,7 @@ def solve(
     """
     groups = {site: problem.spec.sites[site] for site in block.sites}
     heads = next(iter(groups.values())).heads
-    pairs = Pairs.of(heads, any(group.permute_heads for group in groups.values()))
+    pairs = Pairs.of(heads, any(problem.spec.sites[site].permute_heads for site in (*block.sites, *block.orders)))
     copies = _copy_orders(problem, block, statistics, pairs)
     candidates: dict[str, _Units | _Matrices] = {
         site: (
@@ -83,6 +83,9 @@ def solve(
         for site, group in groups.items()
     }
     cost = sum((candidate.cost for candidate in candidates.values()), start=np.zeros(len(pairs.to)))
+    for order in block.orders:
+        gains = _copy_gains(statistics[order], pairs, copies[order].shape[1])
+        cost = cost - 2.0 * np.take_along_axis(gains, copies[order][:, :, None], axis=2).sum(axis=(1, 2))
     pi = assignment(cost.reshape(heads, heads)) if pairs.permuted else np.arange(heads)
     found = {
         site: candidate.element(pi, None if settling else elements[site]) for site, candidate in candidates.items()
@@ -99,6 +102,7 @@ def solve(
         return (found, old - new) if new < old else (kept, 0.0)
     old, new = (
         sum(_value(groups[site], statistics[site], given[site], given) for site in block.sites)
+        + sum(_value_of_units(statistics[order], given[order]) for order in block.orders)
         for given in (kept, found)
     )
     # Equal values: the new element is the solution to rounding, where the old one may be that of an earlier stage.
@@ -286,10 +290,17 @@ def _copy_orders(
             site: statistics[site] for site in block.sites if any(key == order for key, _ in statistics[site].copies)
         }
         result[order] = start
-        if known and group.permute_units:
+        if group.permute_units:
             sides = [_CopySide(problem, site, entry, order, pairs) for site, entry in known.items()]
-            result[order] = _alternate(sides, start)
+            result[order] = _alternate(sides, start, _copy_gains(statistics[order], pairs, group.head_size))
     return result
+
+
+def _copy_gains(statistics: Statistics, pairs: Pairs, copies: int) -> Array:
+    """What tensors that carry an order site itself say: products of copy c of a head of the target with copy d of one
+    of the moved network, ``(pairs, copies, copies)``."""
+    zero = np.zeros((len(pairs.to), copies, copies))
+    return np.asarray(sum((pairs.blocks(cross) for cross in statistics.cross.values()), start=zero))
 
 
 class _CopySide:
@@ -331,11 +342,13 @@ class _CopySide:
         return np.asarray(np.einsum("pcdij,pij->pcd", self.between, matrix))
 
 
-def _alternate(sides: list[_CopySide], start: Array) -> Array:
-    matrices = [side.matrix(None) for side in sides]
+def _alternate(sides: list[_CopySide], start: Array, known: Array) -> Array:
+    """The order of copies, from ``known`` gains of every pair of copies and those that depend on matrices."""
+    first = np.stack([assignment(-gain) for gain in known]) if np.any(known) else None
+    matrices = [side.matrix(first) for side in sides]
     order = start
     for _ in range(COPY_ROUNDS):
-        gains = sum((side.gains(matrix) for side, matrix in zip(sides, matrices, strict=True)), start=np.zeros(()))
+        gains = sum((side.gains(matrix) for side, matrix in zip(sides, matrices, strict=True)), start=known)
         found = np.stack([assignment(-gain) for gain in gains])
         if np.array_equal(found, order):
             break

@@ -37,7 +37,7 @@ LARGEST = 4096
 """Units whose Hessian may be formed for that."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Balanced:
     """The smallest representative of an orbit, and how it was reached."""
 

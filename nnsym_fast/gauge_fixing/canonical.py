@@ -33,7 +33,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2
 """Relative difference below which two numbers count as equal, by the coarsest dtype: rounding makes smaller ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Canonical:
     """The canonical representative of an orbit."""
 

@@ -34,7 +34,9 @@ BATCH_POINTS = 256
 """Points that are held at a time, at most, unless the caller says otherwise."""
 
 SEPARABLE = 1e-3
-"""Relative change that the terms of an objective may show when the best elements of all sites meet."""
+ROUNDING = 1e-6
+"""Changes that the terms of an objective may show when the best elements of all sites meet, relative to their sum, and
+to that of the network as it came in: a term that has fallen to zero comes back as rounding."""
 
 GROW = 1.5
 """Factor of the size of a move that succeeded. One that failed has its fourth root, so one in five balances."""
@@ -281,6 +283,7 @@ class _Search:
         network = {name: self.base[name][None] for name in self.names}
         self.best = self.terms(network, 1, "for the network itself")[0]
         self.base_value = float(self.best.sum())
+        self.rounding = ROUNDING * float(np.abs(self.best).sum())
         self.index = np.full(len(self.best), -1, dtype=np.int64)
         self.element: Elements | None = None
         self.evaluations, self.accepted = 0, 0
@@ -361,7 +364,7 @@ class _Search:
 
     def _check(self, together: Array) -> None:
         apart = np.abs(together - self.best)
-        if apart.sum() > SEPARABLE * np.abs(self.best).sum():
+        if apart.sum() > SEPARABLE * np.abs(self.best).sum() + self.rounding:
             worst = int(np.argmax(apart))
             raise ValueError(
                 f"objective: the term of site {self.terms.site_of(worst)!r} depends on other sites: it was "

@@ -15,8 +15,8 @@ from nnsym_fast.elements import Elements, check_count, check_seed
 from nnsym_fast.gauge_fixing._match_action import as_elements, moved
 from nnsym_fast.gauge_fixing._match_blocks import Problem
 from nnsym_fast.gauge_fixing._match_search import search
-from nnsym_fast.gauge_fixing._sites import Array, restore, to_float64
-from nnsym_fast.gauge_fixing.balancing import balance
+from nnsym_fast.gauge_fixing._sites import Array, carriers, restore, to_float64, view
+from nnsym_fast.gauge_fixing.balancing import MAX_SWEEPS, TOLERANCE, balancing_element, point
 from nnsym_fast.specs.norms import check_folded
 from nnsym_fast.symmetry import SymmetrySpec
 
@@ -147,7 +147,8 @@ def distance(
     is symmetric, obeys the triangle inequality and is 0 for one orbit only. The minimum over k is the one that the
     search of :func:`match` finds, which is exact for networks on one orbit and a local minimum otherwise.
 
-    Units without a balanced point (``Balanced.unbounded``, such as dead units) are taken as they are.
+    A unit with nothing but zeros on one side has no balanced point; its weights count as 0, their infimum. A head
+    without one (``Balanced.unbounded``), which lacks rank, is taken where ``balance`` leaves it.
 
     Args:
         a: a network, tensor name -> array or torch tensor.
@@ -205,9 +206,7 @@ def _problem(
             )
     weighed = _weights(first, spec, weights)
     if isometric:
-        first, second = (
-            {name: np.asarray(value) for name, value in balance(params, spec).params.items()} for params in values
-        )
+        first, second = (_balanced(spec, params) for params in values)
     return Problem(
         spec,
         {name: _as_float64("a", name, first[name]) for name in weighed},
@@ -215,6 +214,22 @@ def _problem(
         weighed,
         isometric,
     )
+
+
+def _balanced(spec: SymmetrySpec, values: Mapping[str, Array]) -> dict[str, Array]:
+    """The point of smallest norm, or where the norm has its infimum: units without a minimum are 0."""
+    solution = balancing_element(values, spec, TOLERANCE, MAX_SWEEPS, limit=True)
+    result = point(spec, solution.element, values)
+    for site, units in solution.unbounded.items():
+        group = spec.sites[site]
+        if not group.dense:
+            kept = np.ones(group.size)
+            kept[list(units)] = 0.0
+            for one in carriers(spec)[site]:
+                if one.leg.power and one.tensor not in spec.state:
+                    split = view(spec, one, result[one.tensor])
+                    split *= kept.reshape(group.heads, 1, group.head_size, *(1 for _ in split.shape[3:]))
+    return result
 
 
 def _as_float64(argument: str, name: str, value: Any) -> Array:

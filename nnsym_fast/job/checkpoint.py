@@ -5,91 +5,68 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnsym_fast import specs
-from nnsym_fast.job import readers
+from nnsym_fast.job import architecture, readers
 from nnsym_fast.job.errors import JobError
+from nnsym_fast.job.folder import is_folder, open_folder
+from nnsym_fast.job.lazy import LazyTensor, TensorLike, array_of, pieces
+from nnsym_fast.job.model import Array, Model, model_of, probes_of
 from nnsym_fast.orbit import Orbit
 from nnsym_fast.symmetry import SymmetrySpec
 
-__all__ = ["EXAMPLES", "Array", "Checkpoint", "Model", "example", "load", "sha256_of"]
-
-Array: TypeAlias = npt.NDArray[Any]
+__all__ = ["EXAMPLES", "LARGE", "Array", "Checkpoint", "Model", "check_finite", "example", "load", "sha256_of"]
 
 EXAMPLES = {"digits-mlp": "digits_mlp.safetensors", "digits-cnn": "digits_cnn.safetensors"}
 """Names of the trained networks that the package ships, and their files."""
 
-PROBES = 64
-"""Number of probe inputs where the checkpoint brings none."""
+LARGE = 256 << 20
+"""Networks of more bytes stay in their safetensors files and are worked on tensor by tensor."""
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Model:
-    """What evaluates the network: the layers of :mod:`nnsym_fast.specs.layers`, and what is known about it.
-
-    Args:
-        layers: one dict per layer.
-        input_shape: shape of one input, without the batch axis; None where unknown.
-        notes: anything else that the checkpoint says, such as accuracy and training.
-    """
-
-    layers: tuple[Mapping[str, Any], ...]
-    input_shape: tuple[int, ...] | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The model as the JSON object that the metadata of a checkpoint holds."""
-        shape = None if self.input_shape is None else list(self.input_shape)
-        return {"layers": [dict(layer) for layer in self.layers], "input_shape": shape} | dict(self.notes)
-
-    @classmethod
-    def from_json(cls, data: Any) -> Model:
-        """Read what :meth:`to_json` wrote, or a bare list of layers.
-
-        Raises:
-            ValueError: neither a list of layers nor an object with the key "layers".
-        """
-        data = {"layers": data} if isinstance(data, list) else data
-        layers = data.get("layers") if isinstance(data, dict) else None
-        if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
-            raise ValueError('expected a JSON list of layers, or an object with the key "layers"')
-        shape = data.get("input_shape")
-        if shape is not None and not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
-            raise ValueError(f'expected "input_shape" to be a list of positive integers, got {shape!r}')
-        notes = {key: value for key, value in data.items() if key not in ("layers", "input_shape")}
-        return cls(tuple(layers), None if shape is None else tuple(shape), notes)
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """A network that was read from a file.
+    """A network that was read from a file or a folder.
 
     Args:
-        name: name of the file, without its directory.
-        sha256: hash of the file's bytes, in hexadecimal.
-        params: tensor name -> array, C-contiguous and in native byte order.
+        name: name of the file or the folder, without its directory.
+        sha256: hash of the file's bytes, in hexadecimal; of a folder, of the list of its files' hashes.
+        params: tensor name -> array, C-contiguous and in native byte order; or, of a large network, lazy tensors.
         spec: its symmetry, validated against ``params``.
         model: what evaluates it, or None.
         probes: inputs ``(batch, *input_shape)`` on which functions are compared, float64; None without a model.
+        config: what the ``config.json`` of a folder says; None for a file.
+        path: where it was read from; None for one that was not.
+        metadata: the texts that the file holds beside its tensors.
     """
 
     name: str
     sha256: str
-    params: Mapping[str, Array]
+    params: Mapping[str, TensorLike]
     spec: SymmetrySpec
     model: Model | None
     probes: Array | None
+    config: Mapping[str, Any] | None = None
+    path: Path | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def large(self) -> bool:
+        """Whether tensors stay in their files until they are needed."""
+        return any(isinstance(tensor, LazyTensor) for tensor in self.params.values())
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """All tensors as arrays, those of a large network mapped from its files."""
+        return {name: array_of(tensor) for name, tensor in self.params.items()}
 
     @property
     def parameters(self) -> int:
@@ -105,6 +82,8 @@ class Checkpoint:
         Raises:
             JobError: the checkpoint says neither how to evaluate the network nor on which inputs.
         """
+        if self.model is None and self.config is not None:
+            raise JobError(f"{self.name}: {what} is not measured for transformers; nnsym-fast verify evaluates them")
         if self.model is None:
             raise JobError(
                 f"{self.name}: {what} evaluates the network, but the file does not describe its layers; give "
@@ -159,19 +138,30 @@ def sha256_of(path: Path) -> str:
 
 
 def load(
-    path: str | Path, *, spec: str | Path | None = None, activation: str | None = None, probes: str | Path | None = None
+    path: str | Path,
+    *,
+    spec: str | Path | None = None,
+    activation: str | None = None,
+    probes: str | Path | None = None,
+    symmetries: Sequence[str] | None = None,
+    rotate: bool = False,
+    fold_norms: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
-        path: ``.safetensors``, ``.npz`` or ``.pt``/``.pth`` (weights only), or the name of an example where no such
-            file exists.
+        path: a folder with a ``config.json`` and ``.safetensors`` files; ``.safetensors``, ``.npz`` or ``.pt``/``.pth``
+            (weights only); or the name of an example where no such file exists.
         spec: a JSON file with the symmetry; overrides what the checkpoint says.
         activation: for a plain MLP, the activation between its layers; overrides what the checkpoint says.
         probes: a ``.npy`` or ``.npz`` file with one array of inputs, ``(batch, *input_shape)``.
+        symmetries: of a transformer, which symmetries its spec has, see ``specs.transformer``; None: all that it has.
+        rotate: of a transformer, whether the residual stream is rotated.
+        fold_norms: of a transformer, whether gains of norms are folded into the weights that read them, first of all.
 
     Returns:
-        The checkpoint, its spec validated against its tensors, every value finite.
+        The checkpoint, its spec validated against its tensors, every value finite. Tensors of networks of more than
+        ``LARGE`` bytes stay in their safetensors files.
 
     Raises:
         JobError: unreadable, truncated or unsupported files, non-finite values, no spec, a spec that does not fit.
@@ -179,73 +169,157 @@ def load(
     file = Path(path)
     if not file.exists() and str(path) in EXAMPLES:
         file = example(str(path))
+    if is_folder(file):
+        if activation is not None or probes is not None:
+            raise JobError(f"{file}: --activation and --probes are for networks of layers, not for checkpoint folders")
+        return _load_folder(file, spec, symmetries, rotate, fold_norms)
     if not file.is_file():
-        kind = "is a directory" if file.is_dir() else "no such file"
-        raise JobError(f"{path}: {kind}; expected a .safetensors, .npz or .pt file, or one of {', '.join(EXAMPLES)}")
+        kind = "is a directory without a checkpoint" if file.is_dir() else "no such file"
+        raise JobError(
+            f"{path}: {kind}; expected a .safetensors, .npz or .pt file, a folder with config.json and .safetensors "
+            f"files, or one of {', '.join(EXAMPLES)}"
+        )
+    sha256 = _hash(file)
+    tensors, metadata = readers.read(file)
+    _check_kinds(file, tensors)
+    model = model_of(file, tensors, metadata, activation)
+    symmetry = _spec(file, metadata, model, spec, activation)
+    if symmetry is None:
+        symmetry = _inferred(file, symmetries, rotate)
+    elif symmetries is not None or rotate or fold_norms:
+        raise JobError(f"{path}: --symmetries, --rotate and --fold-norms are for transformers; its symmetry is given")
+    _validate(spec or file, symmetry, tensors)
+    params = _accepted(file, architecture.folded(file, tensors, symmetry, fold_norms))
+    inputs = None if model is None else probes_of(file, metadata, model, probes)
+    return Checkpoint(file.name, sha256, params, symmetry, model, inputs, None, file, metadata)
+
+
+def _load_folder(
+    path: Path, spec: str | Path | None, symmetries: Sequence[str] | None, rotate: bool, fold_norms: bool
+) -> Checkpoint:
+    folder = open_folder(path)
+    if spec is None:
+        symmetry = architecture.spec_of(folder, symmetries, rotate)
+    elif symmetries is not None or rotate:
+        raise JobError(f"--spec {spec}: says which symmetries there are; --symmetries and --rotate do not go with it")
+    else:
+        symmetry = _read_spec(spec)
+    tensors: Mapping[str, TensorLike] = folder.tensors
+    _check_kinds(path, tensors)
+    _validate(spec or path, symmetry, tensors)
+    tensors = architecture.folded(path, tensors, symmetry, fold_norms)
+    params = _accepted(path, tensors)
+    lines = (f"{_hash(file)}  {file.name}\n" for file in folder.files)
+    sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return Checkpoint(path.resolve().name, sha256, params, symmetry, None, None, folder.config, path)
+
+
+def _hash(file: Path) -> str:
     try:
-        sha256 = sha256_of(file)
+        return sha256_of(file)
     except OSError as error:
         raise JobError(f"{file}: cannot be read ({error.strerror})") from None
-    tensors, metadata = readers.read(file)
-    params = {name: _checked(file, name, array) for name, array in tensors.items()}
-    if not params:
+
+
+def _check_kinds(file: Path, tensors: Mapping[str, TensorLike]) -> None:
+    """Refuse tensors without numbers, or with numbers of other kinds than networks have."""
+    if not tensors:
         raise JobError(f"{file}: holds no tensors")
-    model = _model(file, params, metadata, activation)
-    symmetry = _spec(file, params, metadata, model, spec, activation)
-    try:
-        symmetry.validate(params)
-    except (TypeError, ValueError) as error:
-        raise JobError(f"{spec or file}: the spec does not fit the tensors: {error}") from None
-    inputs = None if model is None else _probes(file, metadata, model, probes)
-    return Checkpoint(file.name, sha256, params, symmetry, model, inputs)
+    for name, tensor in tensors.items():
+        dtype = tensor.dtype
+        if dtype.kind not in "fiub" and dtype.name not in FLOATS:
+            raise JobError(f"{file}: tensor {name!r} has dtype {dtype}; expected real numbers")
+        if dtype.kind == "f" and dtype.name not in FLOATS:
+            raise JobError(f"{file}: tensor {name!r} has dtype {dtype}; expected one of {', '.join(FLOATS)}")
+        if tensor.size == 0:
+            raise JobError(f"{file}: tensor {name!r} of shape {tensor.shape} has no elements")
 
 
-def _checked(file: Path, name: str, array: Array) -> Array:
-    if array.dtype.kind not in "fiub" and array.dtype.name not in FLOATS:
-        raise JobError(f"{file}: tensor {name!r} has dtype {array.dtype}; expected real numbers")
-    if array.dtype.kind == "f" and array.dtype.name not in FLOATS:
-        raise JobError(f"{file}: tensor {name!r} has dtype {array.dtype}; expected one of {', '.join(FLOATS)}")
-    if array.size == 0:
-        raise JobError(f"{file}: tensor {name!r} of shape {array.shape} has no elements")
-    if array.dtype.name in FLOATS and not (finite := np.isfinite(array)).all():
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        where = f", the first at {first}" if first else ""
-        raise JobError(
-            f"{file}: tensor {name!r} holds {int((~finite).sum())} non-finite values (NaN or infinity){where}; "
-            "an orbit needs finite weights"
-        )
+def _accepted(file: Path, tensors: Mapping[str, TensorLike]) -> dict[str, TensorLike]:
+    """Finite tensors, in memory unless they are large."""
+    large = sum(tensor.nbytes for tensor in tensors.values()) > LARGE
+    return {name: _finite(file, name, tensor, large) for name, tensor in tensors.items()}
+
+
+def _finite(file: Path, name: str, tensor: TensorLike, large: bool) -> TensorLike:
+    array = array_of(tensor)
+    if array.dtype.name in FLOATS:
+        check_finite(file, name, array)
+    if isinstance(tensor, LazyTensor):
+        return tensor if large else np.array(array)
     return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS"]).reshape(array.shape)
 
 
-def _model(
-    file: Path, params: Mapping[str, Array], metadata: Mapping[str, str], activation: str | None
-) -> Model | None:
-    if activation is not None:
-        return _plain_mlp(file, params, activation)
-    text = metadata.get("nnsym_fast.model")
-    if text is None:
-        return None
+EXPONENT = {"float16": 0x7C00, "bfloat16": 0x7F80}
+"""The bits of the exponent, all of which are set in what is not finite."""
+
+
+def check_finite(file: Path, name: str, array: Array) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        JobError: that names the tensor, the number of such entries and the first of them.
+    """
+    count, first, seen = 0, 0, 0
+    for piece in pieces(array):
+        if array.dtype.name in EXPONENT:
+            mask = np.uint16(EXPONENT[array.dtype.name])
+            bad = (piece.astype(array.dtype.newbyteorder("="), copy=False).view(np.uint16) & mask) == mask
+        else:
+            bad = ~np.isfinite(piece)
+        if bad.any():
+            first = first if count else seen + int(np.argmax(bad))
+            count += int(bad.sum())
+        seen += piece.size
+    if count:
+        position = tuple(int(i) for i in np.unravel_index(first, array.shape))
+        where = f", the first at {position}" if position else ""
+        raise JobError(
+            f"{file}: tensor {name!r} holds {count} non-finite values (NaN or infinity){where}; an orbit needs finite "
+            "weights"
+        )
+
+
+def _validate(source: str | Path, spec: SymmetrySpec, params: Mapping[str, TensorLike]) -> None:
+    """Check a spec against the tensors: names, shapes, and numbers that can be multiplied."""
+    if missing := [name for name in spec.legs if name not in params]:
+        raise JobError(f"{source}: the spec does not fit the tensors: tensor {missing[0]!r} is missing{_more(missing)}")
+    if unknown := [name for name in params if name not in spec.legs]:
+        raise JobError(
+            f"{source}: the spec does not fit the tensors: it has no legs for tensor {unknown[0]!r}{_more(unknown)}"
+        )
     try:
-        return Model.from_json(json.loads(text))
-    except ValueError as error:
-        raise JobError(f"{file}: metadata nnsym_fast.model is malformed: {error}") from None
+        spec.validate(params)
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{source}: the spec does not fit the tensors: {error}") from None
+    for name, tensor in params.items():
+        if spec.touched(name) and tensor.dtype.kind in "iub":
+            raise JobError(
+                f"{source}: tensor {name!r} is stored as {tensor.dtype}, and its legs multiply it; expected "
+                f"{', '.join(FLOATS)} (of a quantised network, use the checkpoint that it was made from)"
+            )
+
+
+def _more(names: Iterable[str]) -> str:
+    count = len(list(names)) - 1
+    return f", and {count} more" if count else ""
+
+
+def _read_spec(path: str | Path) -> SymmetrySpec:
+    try:
+        return SymmetrySpec.from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JobError(f"{path}: the spec cannot be read ({error.strerror})") from None
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{path}: not a spec: {error}") from None
 
 
 def _spec(
-    file: Path,
-    params: Mapping[str, Array],
-    metadata: Mapping[str, str],
-    model: Model | None,
-    path: str | Path | None,
-    activation: str | None,
-) -> SymmetrySpec:
+    file: Path, metadata: Mapping[str, str], model: Model | None, path: str | Path | None, activation: str | None
+) -> SymmetrySpec | None:
+    """The symmetry that the user, the metadata or the layers give; None if nothing does."""
     if path is not None:
-        try:
-            return SymmetrySpec.from_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise JobError(f"{path}: the spec cannot be read ({error.strerror})") from None
-        except (TypeError, ValueError) as error:
-            raise JobError(f"{path}: not a spec: {error}") from None
+        return _read_spec(path)
     if activation is None and "nnsym_fast.spec" in metadata:
         try:
             return SymmetrySpec.from_json(metadata["nnsym_fast.spec"])
@@ -256,77 +330,18 @@ def _spec(
             return specs.from_layers(list(model.layers))
         except (TypeError, ValueError, KeyError) as error:
             raise JobError(f"{file}: no symmetry found for its layers: {error}") from None
+    return None
+
+
+def _inferred(file: Path, symmetries: Sequence[str] | None, rotate: bool) -> SymmetrySpec:
+    """The symmetry of a file that nobody describes, if its tensors are those of a transformer."""
+    reason = ""
+    if file.suffix.lower() == ".safetensors":
+        try:
+            return specs.infer(file, symmetries=symmetries, rotate=rotate)
+        except (OSError, TypeError, ValueError) as error:
+            reason = f"; it is not recognised as a transformer: {str(error).removeprefix(f'{file}: ')}"
     raise JobError(
         f"{file}: no symmetry spec; give --spec spec.json (SymmetrySpec.to_json writes it), or --activation relu for a "
-        'plain MLP, or save the checkpoint with the metadata "nnsym_fast.spec"'
+        f'plain MLP, or save the checkpoint with the metadata "nnsym_fast.spec"{reason}'
     )
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Sort key under which "2.weight" comes before "10.weight"."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _plain_mlp(file: Path, params: Mapping[str, Array], activation: str) -> Model:
-    """The layers of an MLP, read off its tensors: weights in the natural order of their names must form a chain."""
-    weights = sorted((name for name, array in params.items() if array.ndim == 2), key=_natural)
-    prefixes = [name.removesuffix("weight") for name in weights]
-    expected = {*weights, *(prefix + "bias" for prefix in prefixes)}
-    other = [name for name in params if name not in expected]
-    if other or not weights or any(not name.endswith("weight") for name in weights):
-        raise JobError(
-            f"{file}: --activation is for plain MLPs, whose tensors are NAME.weight (out, in) and NAME.bias (out,); "
-            f"this one holds {', '.join(map(repr, (other or list(params))[:4]))}; give --spec spec.json"
-        )
-    widths = [params[weights[0]].shape[1]]
-    for name in weights:
-        out, inputs = params[name].shape
-        if inputs != widths[-1]:
-            raise JobError(
-                f"{file}: --activation expects a chain of layers, but tensor {name!r} of shape {(out, inputs)} follows "
-                f"a layer of width {widths[-1]}; give --spec spec.json"
-            )
-        widths.append(out)
-    try:
-        layers = [dict(layer) for layer in specs.mlp_layers(widths, activation, True)]
-    except (TypeError, ValueError) as error:
-        raise JobError(f"--activation {activation}: {error}") from None
-    linear = [layer for layer in layers if layer["type"] == "Linear"]
-    for layer, prefix in zip(linear, prefixes, strict=True):
-        layer["name"] = prefix.removesuffix(".")
-        layer["bias"] = prefix + "bias" in params
-    return Model(tuple(layers), (widths[0],), {"architecture": f"MLP {'-'.join(map(str, widths))}, {activation}"})
-
-
-def _probes(file: Path, metadata: Mapping[str, str], model: Model, path: str | Path | None) -> Array | None:
-    if path is None and "nnsym_fast.probes" in metadata:
-        # A bare file name beside the checkpoint: metadata may not point anywhere else.
-        beside = file.parent / Path(metadata["nnsym_fast.probes"]).name
-        path = beside if beside.is_file() else None
-    if path is not None:
-        return _read_probes(Path(path), model)
-    shape = model.input_shape
-    if shape is None and model.layers and model.layers[0].get("type") == "Linear":
-        shape = (int(model.layers[0]["in"]),)
-    if shape is None:
-        return None
-    return np.random.default_rng(0).standard_normal((PROBES, *shape))
-
-
-def _read_probes(path: Path, model: Model) -> Array:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-            inputs = np.asarray(array, dtype=np.float64)
-    except Exception as error:  # numpy, zipfile and zlib each raise their own for a damaged file
-        reason = f"{type(error).__name__}: {error}"
-        raise JobError(f"{path}: probe inputs cannot be read as .npy or .npz ({reason})") from None
-    if inputs.ndim < 1 or inputs.size == 0 or not np.isfinite(inputs).all():
-        raise JobError(f"{path}: expected probe inputs (batch, ...) with finite values, got shape {inputs.shape}")
-    if model.input_shape is None:
-        return inputs
-    if inputs[0].size != int(np.prod(model.input_shape)):
-        expected = ", ".join(map(str, model.input_shape))
-        raise JobError(f"{path}: expected probe inputs of shape (batch, {expected}), got {inputs.shape}")
-    return inputs.reshape(len(inputs), *model.input_shape)

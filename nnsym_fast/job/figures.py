@@ -95,12 +95,17 @@ def _bins(n: int) -> int:
 
 
 def draw_function(
-    path: Path, gaps: Floats, arithmetic: float, rounding: float, allowed: float, control: Floats | None
+    path: Path,
+    gaps: Floats,
+    ratios: Floats,
+    arithmetic: float,
+    rounding: float,
+    allowed: float,
+    control: Floats | None,
 ) -> None:
     """Change of the function: in units of the rounding error, and beside steps of the same length elsewhere."""
     figure, axes = _figure(10, 3.8, 1 if control is None else 2)
     left = axes[0]
-    ratios = gaps / rounding
     finite = ratios[np.isfinite(ratios)]
     left.hist(finite, bins=_bins(len(finite)), color=ORBIT, alpha=0.75, label="points of the orbit")
     left.axvline(arithmetic / rounding, color=BASE, linewidth=1.5, label="starting network in its own precision")

@@ -25,6 +25,9 @@ BLOCK_BYTES = 16 << 20
 """Target size of a block. A few blocks are alive at a time, so this bounds the memory of a run; and a block that stays
 in the last-level cache between its computation and its writing is written faster than a larger one."""
 
+TENSOR_BYTES = 128 << 20
+"""The same for a large network, which is worked on tensor by tensor: target size of one tensor of a block."""
+
 BLOCK_SAMPLES = 4096
 """Largest block of a small network: progress is shown, and kept on Ctrl-C, block by block."""
 
@@ -138,7 +141,8 @@ def make_plan(
         seed: 64-bit seed.
         observables: what to measure; None is everything that the checkpoint allows ("function" needs a model).
         points: whether to store the points themselves.
-        block: samples per block; None cuts blocks of at most 16 MiB and 4096 samples.
+        block: samples per block; None cuts blocks of at most 16 MiB and 4096 samples, or, of a large network, blocks
+            whose largest tensor takes at most 128 MiB.
 
     Raises:
         JobError: a number out of range, an unknown observable, "function" without a model, or nothing to store.
@@ -154,7 +158,10 @@ def make_plan(
         raise JobError("--no-points without --observables leaves nothing to store; name at least one observable")
     tensors = tuple(Tensor(name, array.shape, array.dtype.name) for name, array in checkpoint.params.items())
     if block is None:
-        fitting = max(1, BLOCK_BYTES // max(1, sum(tensor.nbytes for tensor in tensors)))
+        sizes = [tensor.nbytes for tensor in tensors]
+        by_tensor = checkpoint.large and "function" not in chosen
+        fitting = min(samples, TENSOR_BYTES // max(sizes)) if by_tensor else BLOCK_BYTES // max(1, sum(sizes))
+        fitting = max(1, fitting)
         # A power of two, so that a block can be cut into equal chunks of any power of two.
         block = min(1 << (fitting.bit_length() - 1), BLOCK_SAMPLES)
     else:

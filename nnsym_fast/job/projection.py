@@ -110,7 +110,7 @@ class Position:
 
 
 def project_position(elements: Mapping[str, Any], base: Mapping[str, Array], spec: SymmetrySpec) -> Position | None:
-    """Position 0 of the first weight whose rows write into a site; None if there is no such weight.
+    """Position 0 of the first weight whose rows write into a site of units, not of matrices; None if there is none.
 
     Args:
         elements: the group elements of the points, see ``Orbit.elements``.
@@ -121,9 +121,13 @@ def project_position(elements: Mapping[str, Any], base: Mapping[str, Array], spe
         leg = axes[0] if axes else None
         if not isinstance(leg, Leg) or leg.dual or leg.repeat != 1 or name in spec.state:
             continue
-        rows = base[name].reshape(len(base[name]), -1).astype(np.float64)
+        if spec.sites[leg.site].dense or spec.sites[leg.site].shifted:
+            continue
         # A second leg would mix the permutation of the inputs into the picture.
-        if min(rows.shape) < 2 or any(axis is not None for axis in axes[1:]):
+        if any(axis is not None for axis in axes[1:]):
+            continue
+        rows = base[name].reshape(len(base[name]), -1).astype(np.float64)
+        if min(rows.shape) < 2:
             continue
         _, _, directions = np.linalg.svd(rows, full_matrices=False)
         units = rows @ directions[:2].T

@@ -8,16 +8,17 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from nnsym_fast.job.errors import JobError
+from nnsym_fast.job.lazy import TensorFile, TensorLike, open_safetensors
 
-__all__ = ["METADATA_PREFIX", "read"]
+__all__ = ["METADATA_PREFIX", "SUFFIXES", "read", "safetensors"]
 
-Contents: TypeAlias = tuple[dict[str, npt.NDArray[Any]], dict[str, str]]
+Contents: TypeAlias = tuple[dict[str, TensorLike], dict[str, str]]
+Result = TypeVar("Result")
 
 METADATA_PREFIX = "nnsym_fast."
 """Entries of a .npz or .pt file whose names begin so hold text, not tensors."""
@@ -27,7 +28,7 @@ SAFE_TORCH = (2, 6)
 
 
 def read(file: Path) -> Contents:
-    """Tensors and text metadata of a checkpoint file.
+    """Tensors and text metadata of a checkpoint file; the tensors of a safetensors file stay in it until loaded.
 
     Raises:
         JobError: the suffix is unknown, a library is missing, or the file is damaged.
@@ -35,12 +36,25 @@ def read(file: Path) -> Contents:
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise JobError(f"{file}: unknown kind of checkpoint; expected one of {', '.join(_READERS)}")
+    return _guarded(file, reader)
+
+
+def safetensors(file: Path) -> TensorFile:
+    """A safetensors file, its header read and checked.
+
+    Raises:
+        JobError: truncated, damaged, quantised, or a library is missing.
+    """
+    return _guarded(file, lambda path: open_safetensors(path, _require_ml_dtypes))
+
+
+def _guarded(file: Path, reader: Callable[[Path], Result]) -> Result:
+    """Every library has its own exceptions for damaged input; all of them mean the same to the user."""
     try:
         return reader(file)
     except JobError:
         raise
     except Exception as error:
-        # Every library has its own exceptions for damaged input; all of them mean the same to the user.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise JobError(
             f"{file}: cannot be read as {file.suffix.lower()}; it is truncated, damaged or of another kind ({reason})"
@@ -52,15 +66,8 @@ def _import_error(file: Path, library: str, extra: str) -> JobError:
 
 
 def _safetensors(file: Path) -> Contents:
-    try:
-        from safetensors import safe_open
-    except ImportError:
-        raise _import_error(file, "safetensors", "job") from None
-    with safe_open(file, framework="numpy") as opened:
-        names = list(opened.keys())
-        if any(opened.get_slice(name).get_dtype() == "BF16" for name in names):
-            _require_ml_dtypes(file)
-        return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
+    opened = open_safetensors(file, _require_ml_dtypes)
+    return {name: opened.tensors[name] for name in sorted(opened.tensors)}, dict(opened.metadata)
 
 
 def _require_ml_dtypes(file: Path) -> Any:
@@ -119,7 +126,7 @@ def _pt(file: Path) -> Contents:
 
 def _split(file: Path, entries: Mapping[str, Any]) -> Contents:
     """Tensors and text metadata of a format that keeps both under one roof."""
-    tensors: dict[str, npt.NDArray[Any]] = {}
+    tensors: dict[str, TensorLike] = {}
     metadata: dict[str, str] = {}
     for name, value in entries.items():
         if name.startswith(METADATA_PREFIX):
@@ -138,3 +145,6 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
     ".pt": _pt,
     ".pth": _pt,
 }
+
+SUFFIXES = tuple(_READERS)
+"""Kinds of files that can be read."""

@@ -16,6 +16,7 @@ from nnsym_fast.groups import Group
 from nnsym_fast.job.checkpoint import Array
 from nnsym_fast.job.errors import JobError
 from nnsym_fast.job.figures import MAX_ROWS, draw_distances, draw_function, draw_networks, draw_norms, draw_position
+from nnsym_fast.job.inspect import describe_group
 from nnsym_fast.job.observables import FunctionGap
 from nnsym_fast.job.page import SUMMARY, Section, render
 from nnsym_fast.job.projection import project_networks, project_position
@@ -114,7 +115,7 @@ def _summary(store: Store) -> dict[str, Any]:
 
 
 def _group(group: Group) -> str:
-    return f"{type(group).__name__} ({' x '.join(group.parts)}) of {group.size:,} units"
+    return f"{describe_group(group)}; {group.size:,} units"
 
 
 def _ratios(store: Store, name: str) -> dict[str, Floats]:
@@ -186,11 +187,15 @@ def _function_section(store: Store, directory: Path, summary: dict[str, Any]) ->
         return _absent(title, "function")
     attributes: Any = store.array("observables/function").attrs.asdict()
     arithmetic, rounding = (float(attributes[key]["rms"]) for key in ("arithmetic", "rounding"))
-    gaps = store.observable("function")[:, list(attributes["columns"]).index("rms")]
-    different = int((~(gaps <= ALLOWED * rounding)).sum())  # counts gaps that are not numbers too
+    columns, values = list(attributes["columns"]), store.observable("function")
+    gaps = values[:, columns.index("rms")]
+    ratios = gaps / (values[:, columns.index("rounding")] if "rounding" in columns else rounding)
+    different = int((~(ratios <= ALLOWED)).sum())  # counts gaps that are not numbers too
     summary["same_function"] = different == 0
     control = _control(store)
-    draw_function(directory / "function.png", gaps[:MAX_POINTS], arithmetic, rounding, ALLOWED, control)
+    draw_function(
+        directory / "function.png", gaps[:MAX_POINTS], ratios[:MAX_POINTS], arithmetic, rounding, ALLOWED, control
+    )
     text = (
         f"Change of the outputs on {attributes['probes']} probe inputs, root mean square over the inputs, against an "
         "evaluation of the starting network in float64 and relative to the size of the outputs. The starting network "
@@ -204,8 +209,8 @@ def _function_section(store: Store, directory: Path, summary: dict[str, Any]) ->
         )
     else:
         text += (
-            f"The worst of {len(gaps):,} points is off by {gaps.max():.1e}, {gaps.max() / rounding:.2f} times as much: "
-            "every point computes the same function. "
+            f"The worst of {len(gaps):,} points is off by {gaps[np.argmax(ratios)]:.1e}, {ratios.max():.2f} times as "
+            "much: every point computes the same function. "
         )
     if control is not None:
         text += (
@@ -246,7 +251,7 @@ def _projection_sections(store: Store, directory: Path) -> list[Section]:
     plan = store.plan
     title = "The orbit, projected on a plane"
     count = min(PROJECTED_POINTS, plan.samples, PROJECTED_BYTES // max(1, plan.sample_bytes))
-    if count < 3 or not plan.spec.sites:
+    if count < 3 or not plan.spec.sites or not store.holds_network:
         return [Section(title, None, "Not drawn: it takes a symmetry, and three points that fit into memory.")]
     base = store.base()
     plane = project_networks(_points(store, count), base, plan.spec)
@@ -271,8 +276,8 @@ def _projection_sections(store: Store, directory: Path) -> list[Section]:
 
 def _position_section(store: Store, base: Mapping[str, Array], directory: Path) -> list[Section]:
     plan = store.plan
-    units = sum(group.size for group in plan.spec.sites.values())
-    count = min(plan.samples, POSITION_POINTS, max(1, POSITION_BYTES // (16 * units)))
+    each = sum(16 * group.size * (group.head_size if group.dense else 1) for group in plan.spec.sites.values())
+    count = min(plan.samples, POSITION_POINTS, max(1, POSITION_BYTES // each))
     position = project_position(store.checkpoint().orbit(plan.seed).elements(0, count), base, plan.spec)
     if position is None:
         return []

@@ -12,20 +12,34 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from nnsym_fast._native import get_num_threads, set_num_threads
 from nnsym_fast.job.checkpoint import Array, Checkpoint
 from nnsym_fast.job.errors import Interrupted, JobError
 from nnsym_fast.job.observables import Observable, build
 from nnsym_fast.job.plan import Plan
-from nnsym_fast.job.store import Store, prepare
+from nnsym_fast.job.store import Store, is_free, prepare
 from nnsym_fast.orbit import Orbit
 
-__all__ = ["MAX_WORKERS", "Result", "check_space", "run"]
+__all__ = ["MAX_WORKERS", "Result", "batches", "check_space", "run"]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 MAX_WORKERS = 16
 """Blocks that are in work at a time, each with the memory of a block; no more than the threads of the kernels."""
+
+SHARE_BYTES = 64 << 20
+"""Tensors of a large network are worked on together up to this size: each share draws its group elements anew."""
+
+MEMORY_BYTES = 2 << 30
+"""Target of the memory of all workers on a large network."""
+
+WORK = 6
+"""What a worker needs, at most, in units of its share of a block: the points; the tensor, widened, folded and rotated."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ def run(
     """Compute every block of a job that its store does not hold yet.
 
     Memory is that of the network, and per worker a block and the observables' temporaries, whatever the number of
-    samples.
+    samples; for a large network that of a few tensors of a block.
 
     Args:
         checkpoint: the network of the plan.
@@ -69,8 +83,8 @@ def run(
     """
     path = Path(out)
     orbit = checkpoint.orbit(plan.seed)
-    observables = build(checkpoint, plan.observables)
-    if not path.exists():
+    observables = build(checkpoint, plan.observables, plan.seed)
+    if is_free(path):
         numbers = sum(len(observable.columns) for observable in observables.values())
         check_space(path, plan.samples * (8 * numbers + plan.points * plan.sample_bytes))
     store = prepare(path, plan, checkpoint, observables)
@@ -82,7 +96,9 @@ def run(
             todo = set(pending)
             progress(sum(_length(plan, block) for block in range(plan.blocks) if block not in todo), 0)
         begin = time.perf_counter()
-        _stream(store, orbit, observables, pending, progress)
+        by_tensor = checkpoint.large and "function" not in observables
+        with _resumable(store):
+            (_stream_tensors if by_tensor else _stream)(store, orbit, observables, pending, progress)
         seconds = time.perf_counter() - begin
     samples = sum(_length(plan, block) for block in pending)
     return Result(store, samples, sum(map(store.block_bytes, pending)), seconds)
@@ -127,10 +143,12 @@ def _stream(
                     block = next(blocks, None)
                 if block is None:
                     return
-                points = orbit.points(*plan.span(block), out=buffers)
+                first, last = plan.span(block)
+                points = orbit.points(first, last, out=buffers)
                 # Blocks come in ascending order, so a worker's first result is as long as any.
                 buffers = buffers or points
-                store.write_block(block, points, {name: measure(points) for name, measure in observables.items()})
+                measured = {name: measure(points, first) for name, measure in observables.items()}
+                store.write_block(block, points, measured)
                 if progress is not None:
                     with lock:
                         progress(_length(plan, block), store.block_bytes(block))
@@ -138,15 +156,73 @@ def _stream(
             stop.set()  # after an error the others finish their blocks and take no more
 
     workers = min(MAX_WORKERS, get_num_threads(), max(1, len(pending)))
+    # Leaving the pool waits for the blocks that are being written, so Ctrl-C keeps those too.
+    with _one_thread_each(), ThreadPoolExecutor(workers, thread_name_prefix="nnsym-fast") as pool:
+        running = [pool.submit(work) for _ in range(workers)]
+        try:
+            for worker in running:
+                worker.result()
+        finally:
+            stop.set()
+
+
+def _stream_tensors(
+    store: Store,
+    orbit: Orbit,
+    observables: Mapping[str, Any],
+    pending: list[int],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Block after block, the tensors of a block shared out among the workers: no point is in memory as a whole."""
+    plan = store.plan
+    names = [tensor.name for tensor in plan.tensors]
+    sizes = {tensor.name: plan.block * tensor.nbytes for tensor in plan.tensors}
+    shares = batches(sizes, SHARE_BYTES)
+    each = WORK * max(SHARE_BYTES, *sizes.values())
+    workers = max(1, min(MAX_WORKERS, get_num_threads(), MEMORY_BYTES // each))
+
+    def work(block: int, share: list[str], parts: Mapping[str, Floats]) -> None:
+        points = orbit.points(*plan.span(block), names=share)
+        for name in share:
+            for kind, observable in observables.items():
+                parts[kind][:, names.index(name)] = observable.measure(name, points[name])
+        store.write_points(block, points)
+
+    with _one_thread_each(), ThreadPoolExecutor(workers, thread_name_prefix="nnsym-fast") as pool:
+        try:
+            for block in pending:
+                parts = {kind: np.empty((_length(plan, block), len(names))) for kind in observables}
+                for share in [pool.submit(work, block, share, parts) for share in shares]:
+                    share.result()
+                store.write_block(block, {}, {kind: observables[kind].combine(parts[kind]) for kind in observables})
+                if progress is not None:
+                    progress(_length(plan, block), store.block_bytes(block))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C
+
+
+def batches(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Cut names into runs of at most ``limit`` bytes, or of one name.
+
+    >>> batches({"a": 3, "b": 4, "c": 9, "d": 1}, 8)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    result: list[list[str]] = []
+    filled = limit
+    for name, size in sizes.items():
+        if filled + size > limit:
+            result.append([])
+            filled = 0
+        result[-1].append(name)
+        filled += size
+    return result
+
+
+@contextmanager
+def _resumable(store: Store) -> Iterator[None]:
+    """Say how much of the store is safe when something stops the run."""
     try:
-        # Leaving the pool waits for the blocks that are being written, so Ctrl-C keeps those too.
-        with _one_thread_each(), ThreadPoolExecutor(workers, thread_name_prefix="nnsym-fast") as pool:
-            running = [pool.submit(work) for _ in range(workers)]
-            try:
-                for worker in running:
-                    worker.result()
-            finally:
-                stop.set()
+        yield
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted: {store.path}: {_safe(store)}; the same command resumes") from None
     except OSError as error:

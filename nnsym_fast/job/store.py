@@ -5,7 +5,8 @@ Layout::
 
     X.zarr/                 attributes: seed, spec, checkpoint hash, version, model, identity ...
       points/<tensor>       (samples, ...)        one array per tensor, one shard per block of samples
-      base/<tensor>         (...)                 the network that the orbit starts from
+      base/<tensor>         (...)                 the network that the orbit starts from; not with a large network
+                                                  whose points are not stored
       observables/<name>    (samples, columns)    float64, attributes name the columns
       probes                (batch, ...)          the inputs on which functions are compared
       complete              (blocks,)             true where all data of a block is on disk; one file per block
@@ -33,11 +34,12 @@ import zarr
 from nnsym_fast.job import shards
 from nnsym_fast.job.checkpoint import Checkpoint, Model
 from nnsym_fast.job.errors import JobError
+from nnsym_fast.job.lazy import array_of
 from nnsym_fast.job.observables import Observable
 from nnsym_fast.job.plan import Plan, Tensor, describe
 from nnsym_fast.symmetry import SymmetrySpec
 
-__all__ = ["FORMAT", "Store", "create", "open_store", "prepare"]
+__all__ = ["FORMAT", "Store", "create", "is_free", "open_store", "prepare"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -59,23 +61,39 @@ class Store:
         path: its directory.
         plan: the job that it belongs to.
         model: what evaluates the network, or None.
+        config: its configuration, or None.
         group: its root, opened by zarr.
     """
 
-    def __init__(self, path: Path, plan: Plan, model: Model | None, group: zarr.Group) -> None:
+    def __init__(
+        self, path: Path, plan: Plan, model: Model | None, config: Mapping[str, Any] | None, group: zarr.Group
+    ) -> None:
         self.path = path
         self.plan = plan
         self.model = model
+        self.config = config
         self.group = group
 
+    @property
+    def holds_network(self) -> bool:
+        """Whether the network that the orbit starts from is in the store."""
+        return "base" in self.group or not self.plan.tensors
+
     def base(self) -> dict[str, Array]:
-        """The network that the orbit starts from."""
+        """The network that the orbit starts from.
+
+        Raises:
+            JobError: the store does not hold it.
+        """
+        if not self.holds_network:
+            raise JobError(f"{self.path}: does not hold the network itself (it is large, and --no-points was given)")
         return {tensor.name: self._tensor(f"base/{tensor.name}", tensor, ...) for tensor in self.plan.tensors}
 
     def checkpoint(self) -> Checkpoint:
         """The network that the orbit starts from, as :func:`nnsym_fast.job.checkpoint.load` gave it."""
         probes = np.asarray(self.array("probes")[...]) if "probes" in self.group else None
-        return Checkpoint(self.plan.checkpoint, self.plan.sha256, self.base(), self.plan.spec, self.model, probes)
+        plan = self.plan
+        return Checkpoint(plan.checkpoint, plan.sha256, self.base(), plan.spec, self.model, probes, self.config)
 
     def points(self, start: int, stop: int) -> dict[str, Array]:
         """Stored points ``start .. stop - 1``, stacked; bfloat16 as ml_dtypes knows it."""
@@ -133,18 +151,29 @@ class Store:
         start, stop = self.plan.span(block)
         return sum(shards.shard_bytes(stop - start, self.plan.block, nbytes) for _, _, nbytes in self._arrays())
 
+    def write_points(self, block: int, points: Mapping[str, Array]) -> None:
+        """Write some tensors of the points of a block, if the store holds points.
+
+        Raises:
+            OSError: see :func:`shards.write_shard`.
+        """
+        if self.plan.points:
+            for name, values in points.items():
+                self._write(f"points/{name}", block, values)
+
     def write_block(self, block: int, points: Mapping[str, Array], observables: Mapping[str, Array]) -> None:
-        """Write all data of a block, then mark it complete.
+        """Write all data of a block that are not there yet, then mark it complete.
 
         Raises:
             OSError: see :func:`shards.write_shard`; the block stays incomplete.
         """
-        arrays = {f"observables/{name}": values for name, values in observables.items()}
-        if self.plan.points:
-            arrays |= {f"points/{name}": values for name, values in points.items()}
-        for name, values in arrays.items():
-            shards.write_shard(shards.shard_path(self.path / name, block, values.ndim), values, self.plan.block)
+        self.write_points(block, points)
+        for name, values in observables.items():
+            self._write(f"observables/{name}", block, values)
         shards.write_file(shards.shard_path(self.path / "complete", block, 1), b"\x01")
+
+    def _write(self, name: str, block: int, values: Array) -> None:
+        shards.write_shard(shards.shard_path(self.path / name, block, values.ndim), values, self.plan.block)
 
     def _tensor(self, name: str, tensor: Tensor, selection: Any) -> Array:
         values = np.asarray(self.array(name)[selection])
@@ -181,7 +210,7 @@ def prepare(path: Path, plan: Plan, checkpoint: Checkpoint, observables: Mapping
     Raises:
         JobError: something else is there.
     """
-    if not path.exists():
+    if is_free(path):
         create(path, plan, checkpoint, observables)
     store = open_store(path)
     ours, theirs = plan.identity(), store.plan.identity()
@@ -192,6 +221,11 @@ def prepare(path: Path, plan: Plan, checkpoint: Checkpoint, observables: Mapping
             f"{differing}. Choose another --out, or remove that store"
         )
     return store
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there, or an empty directory."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def open_store(path: Path) -> Store:
@@ -213,12 +247,13 @@ def open_store(path: Path) -> Store:
         raise JobError(f"{path}: store format {attributes.get('format')!r}; this version of nnsym_fast reads {FORMAT}")
     try:
         model = attributes["model"]
-        return Store(path, _plan_of(attributes), None if model is None else Model.from_json(model), group)
+        config = attributes.get("config")
+        return Store(path, _plan_of(attributes), None if model is None else Model.from_json(model), config, group)
     except (KeyError, TypeError, ValueError) as error:
         raise JobError(f"{path}: damaged attributes ({type(error).__name__}: {error})") from None
 
 
-def _attributes(plan: Plan, model: Model | None) -> dict[str, Any]:
+def _attributes(plan: Plan, model: Model | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "identity": plan.fingerprint(),
@@ -233,7 +268,7 @@ def _attributes(plan: Plan, model: Model | None) -> dict[str, Any]:
         "spec": json.loads(plan.spec.to_json()),
         "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors],
         "model": None if model is None else model.to_json(),
-    }
+    } | ({} if config is None else {"config": dict(config)})
 
 
 def _plan_of(attributes: Mapping[str, Any]) -> Plan:
@@ -289,14 +324,15 @@ def _umask() -> int:
 
 
 def _fill(path: Path, plan: Plan, checkpoint: Checkpoint, observables: Mapping[str, Observable]) -> None:
-    root = zarr.create_group(path, zarr_format=3, attributes={KEY: _attributes(plan, checkpoint.model)})
+    root = zarr.create_group(
+        path, zarr_format=3, attributes={KEY: _attributes(plan, checkpoint.model, checkpoint.config)}
+    )
     for tensor in plan.tensors:
         extra: dict[str, Any] = {"dtype": "bfloat16"} if tensor.dtype == "bfloat16" else {}
         stored = "uint16" if extra else tensor.dtype
-        base = checkpoint.params[tensor.name]
-        root.create_array(
-            f"base/{tensor.name}", data=base.view(stored) if extra else base, compressors=None, attributes=extra
-        )
+        if plan.points or not checkpoint.large:
+            base = array_of(checkpoint.params[tensor.name]).view(stored)
+            root.create_array(f"base/{tensor.name}", data=base, compressors=None, attributes=extra)
         if plan.points:
             chunk = shards.chunk_samples(plan.block, tensor.nbytes)
             root.create_array(

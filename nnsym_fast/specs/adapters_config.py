@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnsym_fast.specs.adapters import ADAPTERS
+from nnsym_fast.specs.adapters_observed import count, observed_of
 from nnsym_fast.specs.adapters_rows import Adapter
 
 __all__ = ["Sizes", "adapter_of", "as_dict", "sizes_of"]
@@ -29,6 +30,7 @@ class Sizes:
         activation: name of the activation behind hidden units without a gate.
         lengths: word -> length of the axis that carries it.
         keys: role -> key of the config, for messages.
+        observed: word of an axis that nothing acts on -> the entries of the config that set its length.
     """
 
     width: int
@@ -42,6 +44,7 @@ class Sizes:
     activation: object
     lengths: Mapping[str, int]
     keys: Mapping[str, str]
+    observed: Mapping[str, str]
 
     @property
     def copies(self) -> int:
@@ -52,6 +55,8 @@ class Sizes:
         """The entries of the config that set the length of an axis, for messages."""
         if word is None:
             return ""
+        if word in self.observed:
+            return self.observed[word]
         parts = word.replace("*", "").split()
         roles: list[str] = []
         for part in parts:
@@ -120,22 +125,16 @@ def adapter_of(config: Mapping[str, Any]) -> Adapter:
     return adapter
 
 
-def _count(config: Mapping[str, Any], key: str) -> int:
-    if key not in config:
-        raise ValueError(
-            f"config: {key!r} is missing; expected it beside model_type {config.get('model_type')!r}, as in config.json"
-        )
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"config: {key!r} is {value!r}; expected an integer >= 1")
-    return value
-
-
 def _rotary(config: Mapping[str, Any], head_dim: int) -> int:
     """Entries of a head that are turned: all of them, in the classes of the tables."""
-    parameters = config.get("rope_parameters") or {}
-    factor = config.get("partial_rotary_factor") or parameters.get("partial_rotary_factor") or 1.0
-    if factor != 1:
+    parameters = config.get("rope_parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise ValueError(f"config: 'rope_parameters' is {parameters!r}; expected an object, as in config.json")
+    # One object for all layers, or one per type of layer.
+    places = [config, *(place for place in ([parameters, *parameters.values()] if parameters else []))]
+    factors = [place.get("partial_rotary_factor") for place in places if isinstance(place, Mapping)]
+    factor = next((factor for factor in factors if factor is not None and factor != 1), None)
+    if factor is not None:
         raise ValueError(
             f"config: 'partial_rotary_factor' is {factor}, but the classes of model_type {config['model_type']!r} turn "
             "whole heads; write the legs of this network with SymmetrySpec and RotaryCommutant(n, rotary=...)"
@@ -159,18 +158,18 @@ def sizes_of(adapter: Adapter, config: Mapping[str, Any], heads_needed: bool = T
         ValueError: an entry is missing, not a positive integer, or contradicts another.
     """
     keys = adapter.keys
-    width, layers = _count(config, keys["width"]), _count(config, keys["layers"])
-    hidden = 4 * width if config.get(keys["hidden"], 0) is None else _count(config, keys["hidden"])
-    experts = _count(config, keys["experts"]) if "experts" in keys else 0
+    width, layers = count(config, keys["width"]), count(config, keys["layers"])
+    hidden = 4 * width if config.get(keys["hidden"], 0) is None else count(config, keys["hidden"])
+    experts = count(config, keys["experts"]) if "experts" in keys else 0
     heads = kv_heads = head_dim = rotary = 0
     if heads_needed or keys["heads"] in config:
-        heads = _count(config, keys["heads"])
+        heads = count(config, keys["heads"])
         kv = keys.get("kv_heads", keys["heads"])
-        kv_heads = heads if config.get(kv, 0) is None else _count(config, kv)
+        kv_heads = heads if config.get(kv, 0) is None else count(config, kv)
         if heads % kv_heads:
             raise ValueError(f"config: {keys['heads']!r} is {heads}; expected a multiple of {kv!r}, {kv_heads}")
         if config.get(keys.get("head_dim", "")) is not None:
-            head_dim = _count(config, keys["head_dim"])
+            head_dim = count(config, keys["head_dim"])
         elif width % heads:
             raise ValueError(f"config: {keys['width']!r} is {width}; expected a multiple of {keys['heads']!r}, {heads}")
         else:
@@ -182,4 +181,7 @@ def sizes_of(adapter: Adapter, config: Mapping[str, Any], heads_needed: bool = T
     lengths |= {"head": head_dim}
     known = {word: length for word, length in lengths.items() if length}
     activation = config.get(keys.get("activation", ""))
-    return Sizes(width, layers, heads, kv_heads, head_dim, rotary, hidden, experts, activation, known, adapter.keys)
+    observed = observed_of(adapter, config, width, experts)
+    known |= {word: length for word, (length, _) in observed.items()}
+    texts = {word: text for word, (_, text) in observed.items()}
+    return Sizes(width, layers, heads, kv_heads, head_dim, rotary, hidden, experts, activation, known, keys, texts)

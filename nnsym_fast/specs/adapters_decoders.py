@@ -17,8 +17,8 @@ GPT2 = Adapter(
     prefix="transformer.",
     variants=(
         (
-            Tensor("{model}wte.weight", (None, "residual")),
-            Tensor("{model}wpe.weight", (None, "residual")),
+            Tensor("{model}wte.weight", ("vocab", "residual")),
+            Tensor("{model}wpe.weight", ("positions", "residual")),
             Norm("{model}h.{layer}.ln_1", ("{model}h.{layer}.attn.c_attn",), bias=True),
             Linear("{model}h.{layer}.attn.c_attn", "q k v", "residual*", "yes", transposed=True),
             Linear("{model}h.{layer}.attn.c_proj", "residual", "o", "yes", transposed=True),
@@ -29,17 +29,17 @@ GPT2 = Adapter(
         ),
     ),
     heads=(
-        Head("LMHeadModel", (Linear("lm_head", None, "residual*", tied=True),), tied=True),
+        Head("LMHeadModel", (Linear("lm_head", "vocab", "residual*", tied=True),), tied=True),
         Head(
             "DoubleHeadsModel",
             (
-                Linear("lm_head", None, "residual*", tied=True),
+                Linear("lm_head", "vocab", "residual*", tied=True),
                 Linear("multiple_choice_head.summary", None, "residual*", "yes"),
             ),
             tied=True,
         ),
-        Head("ForSequenceClassification", (Linear("score", None, "residual*"),)),
-        Head("ForTokenClassification", (Linear("classifier", None, "residual*", "yes"),)),
+        Head("ForSequenceClassification", (Linear("score", "labels", "residual*"),)),
+        Head("ForTokenClassification", (Linear("classifier", "labels", "residual*", "yes"),)),
         Head("ForQuestionAnswering", (Linear("qa_outputs", None, "residual*", "yes"),)),
         Head("Model", stream=True),
     ),
@@ -49,6 +49,8 @@ GPT2 = Adapter(
         "heads": "n_head",
         "hidden": "n_inner",
         "activation": "activation_function",
+        "vocab": "vocab_size",
+        "positions": "n_positions",
     },
     defaults={"n_inner": None, "activation_function": "gelu_new", "tie_word_embeddings": True},
     norm="layer",
@@ -57,7 +59,7 @@ GPT2 = Adapter(
     only={"add_cross_attention": (None, False)},
 )
 
-EMBEDDING = Tensor("{model}embed_tokens.weight", (None, "residual"))
+EMBEDDING = Tensor("{model}embed_tokens.weight", ("vocab", "residual"))
 FINAL = Norm("{model}norm", ("lm_head", "score", "qa_outputs"))
 SELF = "{model}layers.{layer}.self_attn."
 
@@ -91,9 +93,9 @@ def gated(bias: str = "no") -> tuple[Row, ...]:
 def heads(questions: str = "") -> tuple[Head, ...]:
     """The classes of a decoder; ``questions`` is the prefix of the body in the one that answers questions."""
     return (
-        Head("ForCausalLM", (Linear("lm_head", None, "residual*", tied=True),), tied=True),
-        Head("ForSequenceClassification", (Linear("score", None, "residual*"),)),
-        Head("ForTokenClassification", (Linear("score", None, "residual*", "yes"),)),
+        Head("ForCausalLM", (Linear("lm_head", "vocab", "residual*", tied=True),), tied=True),
+        Head("ForSequenceClassification", (Linear("score", "labels", "residual*"),)),
+        Head("ForTokenClassification", (Linear("score", "labels", "residual*", "yes"),)),
         Head("ForQuestionAnswering", (Linear("qa_outputs", None, "residual*", "yes"),), prefix=questions),
         Head("Model", stream=True),
     )
@@ -106,6 +108,7 @@ KEYS = {
     "kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
     "hidden": "intermediate_size",
+    "vocab": "vocab_size",
 }
 
 LLAMA = Adapter(
@@ -186,7 +189,7 @@ FILE_MOE = "{model}layers.{layer}.block_sparse_moe."
 MEMORY_MOE = "{model}layers.{layer}.mlp."
 
 
-def mixtral(moe: str, readers: tuple[str, ...], experts: tuple[Row, ...], router: str | None) -> tuple[Row, ...]:
+def mixtral(moe: str, readers: tuple[str, ...], experts: tuple[Row, ...], router: str) -> tuple[Row, ...]:
     """A body with a mixture of experts."""
     norm = Norm("{model}layers.{layer}.post_attention_layernorm", (moe + "gate", *readers))
     return EMBEDDING, INPUT_NORM, *attention(), norm, Linear(moe + "gate", router, "residual*"), *experts, FINAL
@@ -204,7 +207,7 @@ MIXTRAL = replace(
                 Linear(FILE_MOE + "experts.{expert}.w2", "residual", "down"),
                 Linear(FILE_MOE + "experts.{expert}.w3", "up", "residual*"),
             ),
-            None,
+            "routes",
         ),
         mixtral(
             MEMORY_MOE,

@@ -12,10 +12,10 @@ POST_NORM = "the stream itself passes through norms with gains (post-norm), whic
 LAYER = "{model}encoder.layer.{layer}."
 POOLER = Linear("{model}pooler.dense", "pooled", "residual*", "yes")
 MASKED_LM: tuple[Row, ...] = (
-    Tensor("cls.predictions.bias", (None,)),
+    Tensor("cls.predictions.bias", ("vocab",)),
     Linear("cls.predictions.transform.dense", "transform", "residual*", "yes"),
     Norm("cls.predictions.transform.LayerNorm", bias=True, on="transform"),
-    Linear("cls.predictions.decoder", None, "transform*", "yes", tied=True),
+    Linear("cls.predictions.decoder", "vocab", "transform*", "yes", tied=True),
 )
 NEXT_SENTENCE = Linear("cls.seq_relationship", None, "pooled*", "yes")
 
@@ -24,9 +24,9 @@ BERT = Adapter(
     prefix="bert.",
     variants=(
         (
-            Tensor("{model}embeddings.word_embeddings.weight", (None, "residual")),
-            Tensor("{model}embeddings.position_embeddings.weight", (None, "residual")),
-            Tensor("{model}embeddings.token_type_embeddings.weight", (None, "residual")),
+            Tensor("{model}embeddings.word_embeddings.weight", ("vocab", "residual")),
+            Tensor("{model}embeddings.position_embeddings.weight", ("positions", "residual")),
+            Tensor("{model}embeddings.token_type_embeddings.weight", ("types", "residual")),
             Norm("{model}embeddings.LayerNorm", bias=True),
             Linear(LAYER + "attention.self.query", "q", "residual*", "yes"),
             Linear(LAYER + "attention.self.key", "k", "residual*", "yes"),
@@ -44,10 +44,10 @@ BERT = Adapter(
         Head("ForMaskedLM", MASKED_LM, tied=True),
         Head("LMHeadModel", MASKED_LM, tied=True),
         Head("ForNextSentencePrediction", (POOLER, NEXT_SENTENCE)),
-        Head("ForSequenceClassification", (POOLER, Linear("classifier", None, "pooled*", "yes"))),
+        Head("ForSequenceClassification", (POOLER, Linear("classifier", "labels", "pooled*", "yes"))),
         Head("ForMultipleChoice", (POOLER, Linear("classifier", None, "pooled*", "yes"))),
-        Head("ForTokenClassification", (Linear("classifier", None, "residual*", "yes"),)),
-        Head("ForQuestionAnswering", (Linear("qa_outputs", None, "residual*", "yes"),)),
+        Head("ForTokenClassification", (Linear("classifier", "labels", "residual*", "yes"),)),
+        Head("ForQuestionAnswering", (Linear("qa_outputs", "labels", "residual*", "yes"),)),
     ),
     keys={
         "width": "hidden_size",
@@ -55,6 +55,9 @@ BERT = Adapter(
         "heads": "num_attention_heads",
         "hidden": "intermediate_size",
         "activation": "hidden_act",
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "types": "type_vocab_size",
     },
     defaults={"hidden_act": "gelu", "tie_word_embeddings": True},
     norm="layer",
@@ -70,8 +73,11 @@ def vit(block: str, query: str, key: str, value: str, output: str, first: str, s
     """The body of ViT, whose names in files and in memory differ."""
     return (
         Tensor("{model}embeddings.cls_token", (None, None, "residual")),
-        Tensor("{model}embeddings.position_embeddings", (None, None, "residual")),
-        Tensor("{model}embeddings.patch_embeddings.projection.weight", ("residual", None, None, None)),
+        Tensor("{model}embeddings.position_embeddings", (None, "patches", "residual")),
+        Tensor(
+            "{model}embeddings.patch_embeddings.projection.weight",
+            ("residual", "channels", "patch_height", "patch_width"),
+        ),
         Tensor("{model}embeddings.patch_embeddings.projection.bias", ("residual",)),
         Norm(block + "layernorm_before", (block + query, block + key, block + value), bias=True),
         Linear(block + query, "q", "residual*", "qkv_bias"),
@@ -99,14 +105,14 @@ VIT = Adapter(
         ),
     ),
     heads=(
-        Head("Model", (Linear("{model}pooler.dense", None, "residual*", "yes", when=OPTIONAL),), stream=True),
-        Head("ForImageClassification", (Linear("classifier", None, "residual*", "yes"),)),
+        Head("Model", (Linear("{model}pooler.dense", "pooler", "residual*", "yes", when=OPTIONAL),), stream=True),
+        Head("ForImageClassification", (Linear("classifier", "labels", "residual*", "yes"),)),
         Head(
             "ForMaskedImageModeling",
             (
                 Tensor("{model}embeddings.mask_token", (None, None, "residual")),
-                Tensor("decoder.0.weight", (None, "residual*", None, None)),
-                Tensor("decoder.0.bias", (None,)),
+                Tensor("decoder.0.weight", ("pixels", "residual*", None, None)),
+                Tensor("decoder.0.bias", ("pixels",)),
             ),
         ),
     ),
@@ -116,6 +122,11 @@ VIT = Adapter(
         "heads": "num_attention_heads",
         "hidden": "intermediate_size",
         "activation": "hidden_act",
+        "channels": "num_channels",
+        "image": "image_size",
+        "patch": "patch_size",
+        "stride": "encoder_stride",
+        "pooler": "pooler_output_size",
     },
     defaults={"hidden_act": "gelu", "qkv_bias": True},
     norm="layer",

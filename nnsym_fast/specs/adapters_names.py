@@ -13,6 +13,9 @@ from nnsym_fast.specs.adapters_rows import ALWAYS, OPTIONAL, Adapter, Head, Row,
 
 __all__ = ["Found", "Match", "Shapes", "find_prefix", "match", "measure", "shapes_of"]
 
+MOST = 100_000
+"""Largest number of layers, times experts, for which names are written."""
+
 Shapes: TypeAlias = dict[str, "tuple[int, ...] | None"]
 
 
@@ -36,12 +39,14 @@ class Match:
         tied: whether its head is the embedding.
         prefix: prefix of the names of the body.
         found: today's name of a tensor -> what was found, in the order of the checkpoint.
+        named: whether the config names the class; otherwise it was guessed from the tensors.
     """
 
     head: Head
     tied: bool
     prefix: str
     found: Mapping[str, Found]
+    named: bool
 
 
 def shapes_of(tensors: object) -> Shapes:
@@ -80,17 +85,20 @@ def match(adapter: Adapter, config: Mapping[str, Any], layers: int, experts: int
     """
     named = _class_of(adapter, config, needed=shapes is None)
     if shapes is None:
+        _check_count(adapter, layers, experts)
         head = named or adapter.heads[0]
         prefix = "" if head.stream else head.prefix or adapter.prefix
         wanted = _expected(adapter, head, 0, config, prefix, layers, experts)
         found = {name: entry for name, (entry, there) in wanted.items() if there != "no"}
-        return Match(head, _tied(head, config), prefix, found)
+        return Match(head, _tied(head, config), prefix, found, named is not None)
     prefix = find_prefix(adapter, shapes)
     # The names of a body by itself have no prefix, whatever class the config was saved with.
     head = named if named is not None and (prefix or named.stream) else _guess(adapter, config, prefix, shapes)
     found = _find(adapter, head, prefix, layers, experts, shapes)
+    # Before any name is written: a damaged config may ask for millions of layers.
+    _check_largest(adapter, layers, experts, found)
     _check_complete(adapter, head, config, prefix, layers, experts, found)
-    return Match(head, _tied(head, config), prefix, found)
+    return Match(head, _tied(head, config), prefix, found, head is named)
 
 
 def _tied(head: Head, config: Mapping[str, Any]) -> bool:
@@ -98,9 +106,15 @@ def _tied(head: Head, config: Mapping[str, Any]) -> bool:
 
 
 def _class_of(adapter: Adapter, config: Mapping[str, Any], needed: bool) -> Head | None:
-    names = config.get("architectures") or ()
-    name = str(names[0]) if names else ""
-    fitting = [head for head in adapter.heads if name.endswith(head.suffix)]
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        raise ValueError(
+            f"config: 'architectures' is {names!r}; expected a list with the name of a class, as in config.json"
+        )
+    name = names[0] if names else ""
+    # Any name may end in "Model": that of the body is the model type with this end.
+    body = name.lower() == adapter.model_type + "model"
+    fitting = [head for head in adapter.heads if (body if head.suffix == "Model" else name.endswith(head.suffix))]
     if fitting:
         return max(fitting, key=lambda head: len(head.suffix))
     if name and needed:
@@ -255,6 +269,32 @@ def _constant(adapter: Adapter, name: str, shape: tuple[int, ...] | None) -> Fou
         f"tensors: {name!r} is not in the table of model_type {adapter.model_type!r}; if this network differs from the "
         "standard one, write its legs with SymmetrySpec"
     )
+
+
+def _check_count(adapter: Adapter, layers: int, experts: int) -> None:
+    number = layers * max(experts, 1)
+    if number > MOST:
+        keys = adapter.keys
+        parts = f"{keys['layers']} = {layers}" + (f" with {keys['experts']} = {experts}" if experts else "")
+        raise ValueError(f"config: {parts} makes {number} MLPs; expected at most {MOST}, so check the config")
+
+
+def _check_largest(adapter: Adapter, layers: int, experts: int, found: Mapping[str, Found]) -> None:
+    """Compare the largest layer and expert of the tensors with the config; smaller counts were refused before."""
+    entries = [entry for entry in found.values() if entry.tensor is not None]
+    for role, count, index, place in (
+        ("layers", layers, "layer", "{layer}"),
+        ("experts", experts, "expert", "{expert}"),
+    ):
+        largest = max((getattr(e, index) for e in entries if e.tensor and place in e.tensor.name), default=-1)
+        # Experts may be an axis; layers are always in names.
+        if largest + 1 < count and (largest >= 0 or role == "layers"):
+            there = f"the last {index} is number {largest}" if largest >= 0 else f"no {index} is there"
+            raise ValueError(
+                f"tensors: {there}, but the config says {adapter.keys[role]} = {count}; the others are missing, check "
+                "that the checkpoint is complete and that the config belongs to it"
+            )
+    _check_count(adapter, layers, experts)
 
 
 def _check_complete(

@@ -14,9 +14,13 @@ Names hold ``{model}`` (the prefix of the body: ``"model."``, ``"bert."`` or not
 | ``experts``, ``experts*`` | the axis of experts |
 | ``pooled``, ``pooled*`` | units of a pooler behind tanh |
 | ``transform``, ``transform*`` | hidden units of a masked-language head |
-| None | what can be observed: vocabulary, positions, classes |
+| ``vocab``, ``positions``, ``types``, ``labels`` | tokens, positions, token types, classes |
+| ``patches``, ``channels``, ``patch_height``, ``patch_width``, ``pixels``, ``pooler`` | of images |
+| ``routes`` | scores of experts that are tensors of their own |
+| None | an axis whose length no entry of the config sets |
 
-Several words, ``"q k v"``, are projections one after the other on one axis.
+Nothing acts on the words from ``vocab`` on, which can be observed; they have lengths alone. Several words, ``"q k v"``,
+are projections one after the other on one axis.
 """
 
 from __future__ import annotations
@@ -123,7 +127,8 @@ class Adapter:
         prefix: what stands before the names of the body in classes with a head.
         variants: the body; several where the names in files and in memory differ. The first tensor names the embedding.
         heads: the classes; the first is taken where nothing says which.
-        keys: role -> key of the config: width, layers, heads, kv_heads, head_dim, hidden, activation, experts.
+        keys: role -> key of the config: width, layers, heads, kv_heads, head_dim, hidden, activation, experts,
+            and those of the axes that can be observed.
         defaults: key of the config -> what its absence means.
         norm: ``"rms"`` or ``"layer"``.
         post_norm: whether gains stand on the stream, or between what writes and the stream.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnsym_fast.specs.adapters import ADAPTERS
 from nnsym_fast.specs.adapters_names import measure
@@ -17,9 +17,10 @@ from nnsym_fast.symmetry import SymmetrySpec
 __all__ = ["infer"]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-INTEGERS = ("I64", "I32", "BOOL")
-"""Positions and masks that older files hold."""
+INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+"""Of constants that older files hold: positions and masks."""
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -57,7 +58,8 @@ def infer(
     if not place.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; expected a checkpoint with safetensors files")
     folder = place if place.is_dir() else place.parent
-    shapes = _header_of_folder(place) if place.is_dir() else _header(place)
+    stored = _header_of_folder(place) if place.is_dir() else _header(place)
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
     found = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     # Beside a single file, another program's config may lie.
     merged = dict(found if place.is_dir() or "model_type" in found else {}) | dict(config or {})
@@ -70,9 +72,28 @@ def infer(
                 f"put config.json beside them, give config={{{key!r}: ...}}, or ask for ('hidden', 'residual') alone"
             )
     try:
-        return transformer(merged, symmetries=symmetries, rotate=rotate, tensors=shapes)
+        spec = transformer(merged, symmetries=symmetries, rotate=rotate, tensors=shapes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    for name, tensor in stored.items():
+        if tensor.kind not in FLOATS and name not in spec.state:
+            raise _quantised(tensor.file, name, tensor.kind)
+    return spec
+
+
+class _Stored(NamedTuple):
+    """What a header says of a tensor."""
+
+    shape: tuple[int, ...]
+    kind: str
+    file: Path
+
+
+def _quantised(file: Path, name: str, kind: str) -> ValueError:
+    return ValueError(
+        f"{file}: tensor {name!r} is stored as {kind}; expected floating-point weights "
+        f"({', '.join(FLOATS)}), so convert a quantised checkpoint first"
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -85,8 +106,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return data
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors of one file."""
+def _header(file: Path) -> dict[str, _Stored]:
+    """The tensors of one file."""
     try:
         from safetensors import safe_open
     except ImportError:
@@ -95,52 +116,49 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         ) from None
     if file.suffix != ".safetensors":
         raise ValueError(f"{file}: expected a .safetensors file or a folder; save with save_pretrained or save_file")
-    shapes = {}
     try:
         with safe_open(file, framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            kinds = {name: view.get_dtype() for name, view in slices.items()}
-            shapes = {name: tuple(view.get_shape()) for name, view in slices.items()}
+            stored = {name: _Stored(tuple(view.get_shape()), view.get_dtype(), file) for name, view in slices.items()}
     except Exception as error:  # the library has exceptions of its own for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{file}: cannot be read as safetensors; it is truncated or damaged ({reason})") from None
-    for name, kind in kinds.items():
-        if kind not in FLOATS + INTEGERS:
-            raise ValueError(
-                f"{file}: tensor {name!r} is stored as {kind}; expected floating-point weights "
-                f"({', '.join(FLOATS)}), so convert a quantised checkpoint first"
-            )
-    return shapes
+    for name, tensor in stored.items():
+        # Weights here: a quantised file has tensors beside them that would be refused as unknown.
+        if tensor.kind not in FLOATS and (tensor.kind not in INTEGERS or name.endswith(".weight")):
+            raise _quantised(file, name, tensor.kind)
+    return stored
 
 
-def _header_of_folder(folder: Path) -> dict[str, tuple[int, ...]]:
+def _header_of_folder(folder: Path) -> dict[str, _Stored]:
+    # As transformers: the single file first.
+    if (folder / SINGLE).is_file():
+        return _header(folder / SINGLE)
     index = folder / INDEX
     if index.is_file():
         return _header_of_shards(folder, _read_json(index))
     files = sorted(folder.glob("*.safetensors"))
-    if (folder / "model.safetensors") in files:
-        files = [folder / "model.safetensors"]
     if len(files) != 1:
         what = f"{len(files)} of them and no {INDEX}" if files else "none"
         raise ValueError(f"{folder}: expected one .safetensors file, or shards with {INDEX}; found {what}")
     return _header(files[0])
 
 
-def _header_of_shards(folder: Path, index: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _header_of_shards(folder: Path, index: Mapping[str, Any]) -> dict[str, _Stored]:
     where = index.get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{folder / INDEX}: expected an object 'weight_map', tensor name -> file")
-    shapes: dict[str, tuple[int, ...]] = {}
+    stored: dict[str, _Stored] = {}
     for name in dict.fromkeys(where.values()):
         # A bare name: the index may not point anywhere else.
         shard = folder / Path(name).name
         if not shard.is_file():
             raise FileNotFoundError(f"{shard}: the index names this shard, but it is missing")
-        shapes |= _header(shard)
+        stored |= _header(shard)
     for name, file in where.items():
-        if name not in shapes:
+        if name not in stored:
             raise ValueError(f"{folder / Path(file).name}: tensor {name!r} is missing, which the index places there")
-    return {name: shapes[name] for name in where}
+    return {name: stored[name] for name in where}
 
 
 def _recognise(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, Any]:

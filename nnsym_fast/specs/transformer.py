@@ -37,7 +37,7 @@ from nnsym_fast.specs.activations import ACTIVATIONS, SHORT_NAMES
 from nnsym_fast.specs.adapters import HF_ACTIVATIONS
 from nnsym_fast.specs.adapters_config import Sizes, adapter_of, as_dict, sizes_of
 from nnsym_fast.specs.adapters_names import Found, Match, Shapes, match, shapes_of
-from nnsym_fast.specs.adapters_rows import Adapter, Norm
+from nnsym_fast.specs.adapters_rows import Adapter, Norm, Tensor, tensors_of
 from nnsym_fast.symmetry import Axis, Leg, Segments, SymmetrySpec
 
 __all__ = ["ROTATIONS", "SYMMETRIES", "transformer"]
@@ -178,6 +178,18 @@ class _Builder:
     words: dict[str, Leg] = field(default_factory=dict)
     """Word, with the number of the layer (and the expert) where it has one -> its leg."""
 
+    own: frozenset[Tensor] = frozenset()
+    """Tensors of the head that the config names."""
+    layers: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Layer -> its tensors."""
+
+    def __post_init__(self) -> None:
+        if self.matched.named:
+            self.own = frozenset(tensor for row in self.matched.head.rows for tensor in tensors_of(row))
+        for found in self.matched.found.values():
+            if found.tensor is not None:
+                self.layers.setdefault(found.layer, []).append(found.tensor)
+
     def build(self, shapes: Shapes | None, reasons: Mapping[str, str]) -> SymmetrySpec:
         self._declare()
         folds = self._folds() if self.rotate else ()
@@ -265,12 +277,12 @@ class _Builder:
             self.sites[order] = Heads(size.kv_heads, Permutation(size.copies), True, tie)
 
     def _hidden(self, layer: int) -> None:
-        found = [entry for entry in self.matched.found.values() if entry.tensor and entry.layer == layer]
-        if any("experts" in entry.tensor.axes for entry in found if entry.tensor):
+        tensors = self.layers.get(layer, [])
+        if any("experts" in tensor.axes for tensor in tensors):
             self.sites[f"h{layer}.experts"] = Permutation(self.sizes.experts)
             self.words[f"experts{layer}"] = Leg(f"h{layer}.experts")
             self.words[f"experts*{layer}"] = Leg(f"h{layer}.experts", dual=True)
-        split = any(entry.tensor and "{expert}" in entry.tensor.name for entry in found)
+        split = any("{expert}" in tensor.name for tensor in tensors)
         for expert in range(self.sizes.experts if split else 1):
             site = f"h{layer}.e{expert}.mlp" if split else f"h{layer}.mlp"
             if self.adapter.gated:
@@ -291,7 +303,10 @@ class _Builder:
             raise ValueError(f"tensors: {found.name!r} has shape {shape}; expected {len(words)} axes")
         axes = []
         for number, word in enumerate(words):
-            pieces = [(self._length(part), self._leg(part, found, len(words) == 1, kept)) for part in _split(word)]
+            pieces = [
+                (self._length(part, found.tensor), self._leg(part, found, len(words) == 1, kept))
+                for part in _split(word)
+            ]
             total = sum(length or 0 for length, _ in pieces)
             if shape is not None and total and None not in (length for length, _ in pieces) and shape[number] != total:
                 raise ValueError(
@@ -301,7 +316,10 @@ class _Builder:
             axes.append(_axis(pieces))
         return tuple(axes)
 
-    def _length(self, word: str) -> int | None:
+    def _length(self, word: str, tensor: Tensor) -> int | None:
+        # The number of labels belongs to the head of the class that the config names, and to no other head in the file.
+        if word == "labels" and tensor not in self.own:
+            return None
         return self.sizes.lengths.get(word.removesuffix("*"))
 
     def _leg(self, word: str, found: Found, vector: bool, kept: bool) -> Leg | None:

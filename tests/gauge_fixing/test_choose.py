@@ -162,6 +162,24 @@ def both(a: nf.SiteElements, b: nf.SiteElements) -> list[tuple[Array, Array]]:
     return [(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True) if x is not None]
 
 
+def test_terms_may_fall_to_zero() -> None:
+    """In float32, where the point that is put together differs from that of the orbit by rounding."""
+    single = {name: value.astype(np.float32) for name, value in BLOCKS.items()}
+    hidden = nf.Orbit(single, APART, seed=3)[0:40]
+
+    def away(point: Params) -> dict[str, float]:
+        return {
+            site: float(
+                sum(np.square(point[f"{site}.{side}"] - hidden[f"{site}.{side}"][k]).sum() for side in ("in", "out"))
+            )
+            for site, k in (("a", 11), ("b", 29), ("c", 4))
+        }
+
+    found = choose(single, APART, away, 40, seed=3)
+    assert found.indices == {"a": (11,), "b": (29,), "c": (4,)}
+    assert found.value < 1e-10 * found.base_value
+
+
 def test_tied_sites_have_one_sample() -> None:
     """Their heads are permuted together, so their terms are added; other sites choose by themselves."""
     tied = {name: groups.Heads(3, groups.GeneralLinear(2), tie="heads") for name in ("k", "v")}

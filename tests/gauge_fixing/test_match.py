@@ -321,6 +321,19 @@ def test_the_distance_is_a_metric_on_orbits() -> None:
     assert distance(a, a, spec) < 1e-12
 
 
+def test_dead_units_do_not_spoil_the_distance() -> None:
+    """What a dead unit reads, and what reads one that is always 0, has no scale: it must not count."""
+    spec = specs.mlp([4, 6, 3], "relu")
+    shapes = specs.shapes(specs.mlp_layers([4, 6, 3], "relu"))
+    a, b = (random(shapes, seed) for seed in range(2))
+    a["2.weight"][:, 2] = 0.0
+    a["0.weight"][4], a["0.bias"][4] = 0.0, 0.0
+    expected = distance(a, b, spec)
+    for other in points(spec, a, 3):
+        assert distance(other, b, spec) == pytest.approx(expected, rel=1e-7)
+        assert distance(a, other, spec) < BALANCED
+
+
 def test_matching_depends_on_the_target_where_scales_are_free() -> None:
     """Why ``distance`` balances: the distance from a point to an orbit is not the same all along the point's orbit."""
     spec = specs.mlp([4, 6, 3], "relu")

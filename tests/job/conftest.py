@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from job_helpers import Outcome, write_mlp
+from job_helpers import Outcome, write_llama, write_mlp
 
 from nnsym_fast.cli import main
 
@@ -15,6 +15,13 @@ from nnsym_fast.cli import main
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     return write_mlp(tmp_path / "tiny.safetensors", [3, 8, 5, 2])
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A small bfloat16 checkpoint folder in shards."""
+    pytest.importorskip("ml_dtypes")
+    return write_llama(tmp_path / "llama")
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Small networks as files, the command line in a process of its own, and directories as bytes."""
+"""Small networks as files and folders, the command line in a process of its own, and directories as bytes."""
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,3 +81,35 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
 def tree(directory: Path) -> dict[str, bytes]:
     """Every file of a directory with its bytes."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def example_script(name: str) -> ModuleType:
+    """A script of ``examples/`` as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LLAMA = {"hidden": 32, "ff": 48, "layers": 3, "heads": 4, "kv_heads": 2, "vocab": 64}
+"""The size of the checkpoint that :func:`write_llama` writes."""
+
+
+def write_llama(path: Path, shard_bytes: int = 12_000, dtype: str = "bfloat16", **sizes: int) -> Path:
+    """A random checkpoint folder of the shape of Llama, in several shards; another dtype than bfloat16 in one file."""
+    script = example_script("make_llama")
+    config = script.config_of(argparse.Namespace(**(LLAMA | sizes)))
+    if dtype == "bfloat16":
+        script.write(path, config, shard_bytes, 0)
+        return path
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}))
+    random = np.random.default_rng(0)
+    tensors = {
+        name: (np.concatenate(list(script.numbers(shape, random))).reshape(shape).astype(dtype))
+        for name, shape in script.shapes_of(config).items()
+    }
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    return path

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from job_helpers import Outcome, Params, mlp_params, write_mlp
+from job_helpers import Outcome, Params, mlp_params, write_llama, write_mlp
 from safetensors.numpy import save_file
 
 from nnsym_fast import specs
@@ -216,6 +216,19 @@ def test_a_missing_spec_names_the_three_remedies(tmp_path: Path, cli: Callable[.
     line = cli("sample", tmp_path / "bare.safetensors", "--samples", 3, "--out", tmp_path / "x.zarr").error_line
     for remedy in ("--spec", "--activation", "nnsym_fast.spec"):
         assert remedy in line
+
+
+def test_a_single_file_of_a_transformer_is_recognised(tmp_path: Path) -> None:
+    """By its tensors alone as far as they tell; by a config.json beside it."""
+    folder = write_llama(tmp_path / "llama", dtype="float32")
+    assert load(folder / "model.safetensors").spec == load(folder).spec
+    (folder / "config.json").unlink()
+    with pytest.raises(JobError, match=r"--spec spec\.json.*do not tell.* number of heads"):
+        load(folder / "model.safetensors")
+    sites = load(folder / "model.safetensors", symmetries=["hidden"]).spec.sites
+    assert list(sites) == ["h0.mlp", "h1.mlp", "h2.mlp"]
+    rotated = load(folder / "model.safetensors", symmetries=["residual"], rotate=True, fold_norms=True)
+    assert set(np.asarray(rotated.params["model.norm.weight"])) == {1.0}
 
 
 @pytest.mark.parametrize(

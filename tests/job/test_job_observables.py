@@ -141,6 +141,58 @@ def test_the_group_of_another_activation_is_found_out() -> None:
     assert verdict.ratios.min() > 1000
 
 
+def linear_network(dtype: str, spec: nf.SymmetrySpec, seed: int = 0) -> Checkpoint:
+    """Two linear layers, whose hidden space any invertible matrix may act on."""
+    layers = specs.mlp_layers([10, 12, 8], "identity")
+    probes = np.random.default_rng(seed).standard_normal((32, 10))
+    params = mlp_params([10, 12, 8], seed, dtype)
+    return Checkpoint("net", "0" * 64, params, spec, Model(tuple(layers), (10,)), probes)
+
+
+def linear_spec(group: nf.groups.Group) -> nf.SymmetrySpec:
+    legs = {"0.weight": ("h0", None), "0.bias": ("h0",), "2.weight": (None, "h0*"), "2.bias": (None,)}
+    return nf.SymmetrySpec({"h0": group}, legs)
+
+
+GROUPS = {
+    "orthogonal": nf.groups.Orthogonal(12),
+    "general": nf.groups.GeneralLinear(12),
+    "special": nf.groups.SpecialLinear(12),
+    "rotary": nf.groups.RotaryCommutant(12),
+    "heads": nf.groups.Heads(2, nf.groups.GeneralLinear(6)),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_dense_groups_are_judged_by_their_own_rounding(kind: str, dtype: str) -> None:
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    verdict = verify(linear_network(dtype, linear_spec(GROUPS[kind])), samples=100)
+    assert verdict.same, verdict.ratios.max()
+    roundoff = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    assert verdict.rounding[1] < 60 * roundoff
+
+
+@pytest.mark.parametrize(
+    "legs",
+    [
+        {"0.bias": (None,)},
+        {"0.bias": ("h0*",)},
+        {"0.weight": ("h0*", None)},
+    ],
+)
+def test_the_rounding_of_dense_groups_excuses_no_wrong_leg(legs: dict[str, Any]) -> None:
+    """A spec that is wrong moves the network elsewhere, and back again: only roundings are left."""
+    right = linear_spec(nf.groups.GeneralLinear(12))
+    wrong = nf.SymmetrySpec(right.sites, {**right.legs, **legs})
+    for dtype in ("float64", "float32"):
+        verdict = verify(linear_network(dtype, wrong), samples=10)
+        assert not verdict.same
+        assert verdict.ratios.min() > 1000
+        assert verdict.rounding[1] < 10 * verify(linear_network(dtype, right), samples=1).rounding[1]
+
+
 def test_a_change_in_a_store_is_found_out(tmp_path: Path) -> None:
     checkpoint = network([4, 8, 6, 3])
     store = run(checkpoint, make_plan(checkpoint, samples=30, block=10), tmp_path / "x.zarr").store

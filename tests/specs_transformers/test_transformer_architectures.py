@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from transformer_cases import BROKEN, CASES, EXACT, FLOAT32, Network, network, orbit
 
-from nnsym_fast import specs
+from nnsym_fast import reference, specs
 
 FLOAT32_PARTS = [name for name in CASES if not name.startswith(("gpt2", "bert", "vit"))]
 
@@ -79,3 +80,13 @@ def test_every_leg_matters(name: str) -> None:
             continue  # softmax does not see this bias at all, which is a symmetry of its own
         moved = next(moved for moved in points if (moved[key] != net.params[key]).any())
         assert net.change(moved | {key: net.params[key]}) > BROKEN, key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_and_reference_agree(name: str) -> None:
+    net = network(name)
+    spec = net.spec()
+    points = reference.act(spec, reference.sample(spec, 2, 5), net.params)
+    for index, moved in enumerate(orbit(spec, net.params, 2, 5)):
+        for key, value in moved.items():
+            np.testing.assert_allclose(value, points[key][index], rtol=1e-12, atol=1e-12)

@@ -250,7 +250,7 @@ def test_tensors_that_do_not_fit_the_config() -> None:
     refused(shapes | {key: (9, 24)}, r"k_proj.weight' has shape \(9, 24\), but axis 0 \(k\) has length 8 .*head_dim 4")
     refused(shapes | {key: (8,)}, r"k_proj.weight' has shape \(8,\); expected 2 axes")
     refused(shapes, r"layers\.1\..* is there, but the config says num_hidden_layers = 1", num_hidden_layers=1)
-    refused(shapes, r"layers\.2\..* missing", num_hidden_layers=3)
+    refused(shapes, "last layer is number 1, but .* num_hidden_layers = 3; .* missing", num_hidden_layers=3)
     refused(shapes, r"axis \d \(\w+\*?\) has length 32 by the config \(hidden_size 32\)", hidden_size=32)
     refused({"wte.weight": (50, 24)}, r"one tensor whose name ends in 'embed_tokens\.weight', found none")
     refused(shapes | {"other.embed_tokens.weight": (50, 24)}, "found more than one: model.embed_tokens")
