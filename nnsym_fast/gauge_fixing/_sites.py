@@ -121,12 +121,16 @@ def head_matrices(spec: SymmetrySpec, site: str, values: Mapping[str, Array]) ->
     return first, second
 
 
+SQUARES = (1e-140, 1e140)
+"""Between these a square, and a sum of many, is a normal number of float64."""
+
+
 def to_float64(params: Mapping[str, Any], spec: SymmetrySpec, argument: str = "params") -> dict[str, Array]:
     """A network as contiguous float64 arrays that nobody else holds; tensors that no site touches come as they are.
 
     Raises:
         TypeError: not a mapping of arrays or of torch tensors; a tensor that a site touches is not floating point.
-        ValueError: the tensors do not fit the spec, or hold NaN or infinity.
+        ValueError: the tensors do not fit the spec, hold NaN or infinity, or numbers whose squares overflow.
     """
     if not isinstance(spec, SymmetrySpec):
         raise TypeError(f"spec: expected a SymmetrySpec, got {type(spec).__name__}")
@@ -148,6 +152,12 @@ def to_float64(params: Mapping[str, Any], spec: SymmetrySpec, argument: str = "p
             array = np.array(array, dtype=np.float64, order="C")
             if not np.isfinite(array).all():
                 raise ValueError(f"{argument}[{name!r}]: expected finite numbers, got NaN or infinity")
+            largest = float(np.abs(array).max(initial=0.0))
+            if largest and not SQUARES[0] < largest < SQUARES[1]:
+                raise ValueError(
+                    f"{argument}[{name!r}]: expected numbers whose squares fit into float64, between "
+                    f"{SQUARES[0]:g} and {SQUARES[1]:g}, got a largest one of {largest:g}; rescale the network first"
+                )
         result[name] = array
     return result
 

@@ -91,7 +91,8 @@ def balance(
         max_sweeps: and after as many at most.
 
     Returns:
-        :class:`Balanced`. The norm never grows. A unit without a minimum stays as it is and is named in ``unbounded``.
+        :class:`Balanced`. The norm never grows. Units without a minimum are named in ``unbounded``: a scale stays as
+            it is, a dense head goes some way towards its infimum.
 
     Raises:
         TypeError: not a spec, or tensors that are not floating point where a site acts.

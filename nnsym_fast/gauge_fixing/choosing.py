@@ -280,7 +280,7 @@ class _Search:
         self.lean = SymmetrySpec(spec.sites, {name: spec.legs[name] for name in self.touched})
         self.buffers: dict[str, Any] | None = None
         self.terms = _Terms(spec, objective, batched)
-        network = {name: self.base[name][None] for name in self.names}
+        network = {name: _read_only(self.base[name])[None] for name in self.names}
         self.best = self.terms(network, 1, "for the network itself")[0]
         self.base_value = float(self.best.sum())
         self.rounding = ROUNDING * float(np.abs(self.best).sum())
@@ -339,7 +339,10 @@ class _Search:
 
     def _evaluate(self, element: Elements, where: str) -> Array:
         self.buffers = act(self.lean, element, self.touched, out=self.buffers)
-        point = {name: self.buffers[name] if name in self.touched else self.base[name][None] for name in self.names}
+        point = {
+            name: self.buffers[name] if name in self.touched else _read_only(self.base[name])[None]
+            for name in self.names
+        }
         return np.asarray(self.terms(point, 1, where)[0])
 
     def result(self) -> Chosen:
@@ -392,3 +395,12 @@ class _Search:
             self.accepted,
             tuple(self.history),
         )
+
+
+def _read_only(value: Any) -> Any:
+    """What an objective may look at and not change: the caller's own memory. A torch tensor has no such view."""
+    if is_torch(value):
+        return value.clone()
+    view = np.asarray(value).view()
+    view.flags.writeable = False
+    return view

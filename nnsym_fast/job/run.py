@@ -39,7 +39,7 @@ MEMORY_BYTES = 2 << 30
 """Target of the memory of all workers on a large network."""
 
 WORK = 6
-"""What a worker needs, at most, in units of its share of a block: the points; the tensor, widened, folded and rotated."""
+"""What a worker needs, at most, in units of its share of a block: the points; the tensor, widened, folded, rotated."""
 
 
 @dataclass(frozen=True)
