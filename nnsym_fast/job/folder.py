@@ -55,7 +55,7 @@ def open_folder(path: Path) -> Folder:
         JobError: a file is missing, truncated or contradicts another; a quantised network.
     """
     config = _json(path / CONFIG)
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise JobError(
             f"{path / CONFIG}: a quantised network (quantization_config); its weights cannot be moved along an orbit, "
             "use the checkpoint that it was made from"

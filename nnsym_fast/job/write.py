@@ -59,6 +59,8 @@ def check_out(checkpoint: Checkpoint, out: Path) -> None:
     if checkpoint.config is not None:
         if not is_free(out):
             raise JobError(f"{out}: is there already; expected a new or an empty folder")
+        if checkpoint.path.resolve() in out.resolve().parents:
+            raise JobError(f"{out}: lies inside the checkpoint {checkpoint.path}; expected a folder elsewhere")
         return
     suffix = checkpoint.path.suffix.lower()
     allowed = (".safetensors", ".npz") if suffix in (".pt", ".pth") else (suffix,)
@@ -194,6 +196,8 @@ def _companions(folder: Folder) -> tuple[list[str], list[str]]:
             name = path.relative_to(folder.path).as_posix()
             if name in own or file.startswith(".") or not path.is_file():
                 continue
-            weights = path.suffix.lower() in WEIGHTS or file.endswith(".bin.index.json")
+            # An index of shards that are not the ones that were read would name files that are not written.
+            index = file.endswith(".index.json") and path not in folder.files
+            weights = path.suffix.lower() in WEIGHTS or index
             (left if weights or path.stat().st_size > SMALL else copied).append(name)
     return copied, left

@@ -208,7 +208,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no architecture": (lambda f: edit_json(f / "config.json", lambda c: c.pop("model_type")), "model_type"),
     "a shape that contradicts the config": (config(intermediate_size=49), r"shape.*48.*49"),
     "heads that contradict the config": (config(num_key_value_heads=1), "k_proj"),
-    "more layers than there are": (config(num_hidden_layers=4), r"layers\.3"),
+    "more layers than there are": (config(num_hidden_layers=4), r"num_hidden_layers = 4"),
     "fewer layers than there are": (config(num_hidden_layers=2), r"layers\.2"),
     "a missing tensor": (tensors(lambda t: t.pop(DOWN)), DOWN),
     "a tensor too many": (tensors(lambda t: t.update(extra=np.ones(3, "float32"))), "extra"),

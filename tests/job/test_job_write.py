@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -148,6 +149,28 @@ def test_an_empty_folder_is_a_place(llama: Path, tmp_path: Path, cli: Callable[.
     (tmp_path / "other").mkdir()
     assert cli("transform", llama, "--index", 0, "--out", tmp_path / "other").code == 0
     assert_is_point(load(tmp_path / "other"), load(llama), 0, 0)
+
+
+def test_a_folder_inside_the_checkpoint_is_refused(llama: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    folder = tmp_path / "net"
+    shutil.copytree(llama, folder)
+    result = cli("transform", folder, "--seed", 1, "--index", 2, "--out", folder / "inner")
+    assert result.code == 1
+    assert "lies inside the checkpoint" in result.error_line
+    assert not (folder / "inner").exists()
+
+
+def test_an_index_that_was_not_read_is_not_copied(llama: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    """Its shards are not written, so whoever reads it would look for files that are not there."""
+    folder, out = tmp_path / "net", tmp_path / "out"
+    shutil.copytree(llama, folder)
+    tensors = {}
+    for shard in folder.glob("*.safetensors"):
+        tensors |= load_file(shard)
+    save_file(tensors, folder / "model.safetensors")
+    assert (folder / "model.safetensors.index.json").exists()
+    assert cli("transform", folder, "--seed", 1, "--index", 2, "--out", out).code == 0
+    assert sorted(path.name for path in out.glob("model*")) == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("command", ["transform", "canonicalize", "match"])
