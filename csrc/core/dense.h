@@ -56,7 +56,7 @@ struct Piece {
 };
 
 // Columns at a time of the block-wise kind, and rows at a time of the row-wise kind (inner == 1).
-inline constexpr std::int64_t kColumns = 384;
+inline constexpr std::int64_t kColumns = 96;
 inline constexpr std::int64_t kRowNumbers = 1 << 16;
 
 inline bool row_wise(const Pass& pass) {
