@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kStreamFrom = 16 << 20;  // results from this size on go past the cache
 constexpr std::int64_t kGroupSamples = 16;      // samples of one task: its source stays in the cache
-constexpr std::int64_t kCopyBytes = 32 << 10;  // of one task
+constexpr std::int64_t kCopyBytes = 32 << 10;   // of one task
 constexpr std::int64_t kThreadWork = 1 << 18;   // multiply-adds, or bytes, that are worth another thread
 
 int useful(int threads, std::int64_t tasks, std::int64_t work) {
