@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The compiled module: instruction set, threads, configuration. The only importer of ``_cpu``."""
+"""The compiled modules: instruction set, threads, configuration. The only importer of ``_cpu`` and ``_cuda``."""
 
 from __future__ import annotations
 
 import operator
 import os
 import sys
+from functools import lru_cache
+from typing import Any
 
 import nnsym_fast._cpu as cpu
 
-__all__ = ["cpu", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
+__all__ = ["cpu", "cuda", "cuda_emulated", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
 ISA_VARIABLE = "NNSYM_FAST_ISA"
 ISA_NAMES = ("baseline", "avx2", "avx512")
@@ -65,6 +67,53 @@ def release_memory() -> None:
     cpu.release_memory()
 
 
+BUILD_CUDA = (
+    "with a CUDA compiler of 12.4 or later on the path, reinstall with "
+    "pip install --force-reinstall --no-deps nnsym_fast --config-settings=cmake.define.NNSYM_CUDA=ON"
+)
+
+
+@lru_cache(maxsize=1)
+def cuda() -> Any:
+    """The module ``_cuda``, imported when a CUDA tensor first arrives.
+
+    Raises:
+        RuntimeError: it was not built, or cannot be loaded.
+    """
+    try:
+        import nnsym_fast._cuda as module
+    except ModuleNotFoundError:
+        raise RuntimeError(
+            f"CUDA tensors: this build of nnsym_fast has no CUDA kernels; {BUILD_CUDA}, or move the tensors with .cpu()"
+        ) from None
+    except ImportError as error:
+        raise RuntimeError(f"CUDA tensors: the CUDA kernels of nnsym_fast cannot be loaded: {error}") from error
+    return module
+
+
+def cuda_emulated() -> Any:
+    """The module ``_cuda_emulated``: the CUDA kernels, compiled for the CPU.
+
+    Raises:
+        RuntimeError: it was not built.
+    """
+    try:
+        import nnsym_fast._cuda_emulated as module
+    except ModuleNotFoundError:
+        raise RuntimeError(
+            "emulation: not in this build; install with --config-settings=cmake.define.NNSYM_EMULATION=ON"
+        ) from None
+    return module
+
+
+def _cuda_status() -> str:
+    try:
+        count = int(cuda().device_count())
+    except RuntimeError as error:
+        return f"not available: {str(error).removeprefix('CUDA tensors: ')}"
+    return f"kernels built, {count} device{'' if count == 1 else 's'}{'' if count else ' found'}"
+
+
 def config() -> dict[str, str]:
     """What :func:`show_config` prints, as a dict."""
     from nnsym_fast import __version__
@@ -79,7 +128,7 @@ def config() -> dict[str, str]:
         "nnsym_fast": __version__,
         "isa": f"{cpu.isa()} (this machine: {', '.join(cpu.isas())}; override: {ISA_VARIABLE})",
         "threads": threads,
-        "cuda": "not available: this version has no CUDA kernels, and a CUDA tensor is refused; move it with .cpu()",
+        "cuda": _cuda_status(),
         "numpy": sys.modules["numpy"].__version__,
         "torch": "not imported" if torch is None else str(torch.__version__),
     }

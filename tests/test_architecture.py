@@ -21,6 +21,7 @@ LAYERS = (
     ("__init__",),
     ("gauge_fixing",),
     ("_torch",),
+    ("_device",),
     ("lattice", "ode", "orbit", "wilson"),
     ("_program",),
     ("_passes",),
@@ -32,7 +33,7 @@ LAYERS = (
     ("_dense",),
     ("_arrays", "_blocks"),
     ("_native",),
-    ("_cpu",),
+    ("_cpu", "_cuda", "_cuda_emulated"),
     ("reference",),
     ("symmetry",),
     ("folds", "legs"),
@@ -55,6 +56,7 @@ DEFERRED = {
 # and the models of transformers.
 IMPORTERS = {
     "torch": {
+        "_device/__init__",
         "_torch/driver",
         "_torch/framework",
         "_torch/matrices",
@@ -69,6 +71,8 @@ IMPORTERS = {
         "job/readers",
     },
     "nnsym_fast._cpu": {"_native"},
+    "nnsym_fast._cuda": {"_native"},
+    "nnsym_fast._cuda_emulated": {"_native"},
     "ml_dtypes": {"job/readers", "job/store"},
 }
 
@@ -92,7 +96,7 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield path.relative_to(PACKAGE).with_suffix("").as_posix(), path
 
 
-NAMES = {name for name, _ in modules()} | {"_cpu"}
+NAMES = {name for name, _ in modules()} | {"_cpu", "_cuda", "_cuda_emulated"}
 
 
 def inside(target: str) -> str | None:

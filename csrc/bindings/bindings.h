@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One function a family registers its part of the module _cpu.
+// One function a family registers its part of the module _cpu, another its part of _cuda.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -23,3 +23,8 @@ inline char* address(const py::handle& h, std::int64_t bytes, bool writable) {
 void bind_dense(py::module_& m);
 void bind_wilson(py::module_& m);
 void bind_ode(py::module_& m);
+
+void bind_cuda_orbit(py::module_& m);
+void bind_cuda_dense(py::module_& m);
+void bind_cuda_wilson(py::module_& m);
+void bind_cuda_ode(py::module_& m);
