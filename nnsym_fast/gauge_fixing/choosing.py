@@ -11,6 +11,7 @@ small steps from the best element go on where sampling ends: a (1+1) evolution s
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -134,6 +135,8 @@ def choose(
         raise TypeError(f"objective: expected a function of a point, got {type(objective).__name__}")
     count, rounds = check_count(samples, "samples"), check_count(refine, "refine")
     first = check_start(start, count)
+    if first + count > sys.maxsize:
+        raise ValueError(f"start: expected start + samples <= {sys.maxsize}, the length of an orbit, got {start}")
     if batch is not None and check_count(batch, "batch") < 1:
         raise ValueError("batch: expected at least 1 point, got 0")
     if isinstance(step, bool) or not isinstance(step, (int, float)) or not (math.isfinite(step) and step > 0):

@@ -312,7 +312,7 @@ def barrier(
         renew from data first (Jordan et al. 2211.08403).
 
     Raises:
-        TypeError: networks that are no mappings, or a loss that is no function or returns no number.
+        TypeError: networks that are no mappings, or of two frameworks; a loss that is no function or returns no number.
         ValueError: other tensors or shapes in ``b``, fewer than 2 points, or a loss that is not finite.
 
     >>> import numpy as np
@@ -330,11 +330,18 @@ def barrier(
     if set(a) != set(b):
         raise ValueError(f"b: expected the tensors of a, {sorted(a)}, got {sorted(b)}")
     for name in a:
-        if np.shape(a[name]) != np.shape(b[name]):
-            raise ValueError(f"b: tensor {name!r} has shape {np.shape(b[name])}, but {np.shape(a[name])} in a")
+        if is_torch(a[name]) != is_torch(b[name]):
+            kinds = type(b[name]).__name__, type(a[name]).__name__
+            raise TypeError(f"b: expected the framework of a, but tensor {name!r} is a {kinds[0]}, in a a {kinds[1]}")
+        if _shape(a[name]) != _shape(b[name]):
+            raise ValueError(f"b: tensor {name!r} has shape {_shape(b[name])}, but {_shape(a[name])} in a")
     alphas = np.linspace(0.0, 1.0, points)
     losses = np.array([_loss_at(a, b, loss, float(alpha)) for alpha in alphas])
     return Barrier(alphas, losses)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if is_torch(value) else np.shape(value)
 
 
 def _loss_at(a: Mapping[str, Any], b: Mapping[str, Any], loss: Callable[[dict[str, Any]], Any], alpha: float) -> float:

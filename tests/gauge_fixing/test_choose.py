@@ -420,6 +420,7 @@ C = {name: BLOCKS[name] for name in ("c.in", "c.out")}
             ValueError,
             "objective: expected the same terms for every point, 'a', 'b', 'c' with 3 heads, got one number",
         ),
+        (lambda: choose(BLOCKS, APART, returns(1.0), 2, start=2**63), ValueError, r"start: expected start \+ samples"),
         (lambda: choose(BLOCKS, APART, returns(np.inf), 2), ValueError, "got inf for the network itself"),
         (
             lambda: choose(BLOCKS, APART, nan_at(17), 20, batch=6),

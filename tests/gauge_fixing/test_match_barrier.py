@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import nnsym_fast as nf
 from nnsym_fast import specs
@@ -45,7 +46,6 @@ def test_the_height_is_measured_from_the_line_between_the_ends() -> None:
 
 
 def test_dtypes_integers_and_frameworks() -> None:
-    torch = pytest.importorskip("torch")
     seen: list[Params] = []
 
     def loss(params: Params) -> Any:
@@ -71,6 +71,7 @@ def test_dtypes_integers_and_frameworks() -> None:
         ((point(0), point(1), value), {"points": 1}, ValueError, "points: expected at least 2"),
         ((point(0), {"y": np.zeros(1)}, value), {}, ValueError, r"b: expected the tensors of a, \['x'\], got \['y'\]"),
         ((point(0), {"x": np.zeros(2)}, value), {}, ValueError, r"b: tensor 'x' has shape \(2,\), but \(1,\) in a"),
+        ((point(0), {"x": torch.zeros(1)}, value), {}, TypeError, "b: expected the framework of a, but tensor 'x'"),
         ((point(0), point(1), lambda p: "high"), {}, TypeError, "loss: expected a function that returns one number"),
         ((point(0), point(1), lambda p: np.zeros(2)), {}, TypeError, "loss: expected a function that returns one"),
         (
