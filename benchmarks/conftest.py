@@ -15,6 +15,7 @@ from record import Results
 # Collected as modules with doctests, they would have to import libraries that may be missing.
 FAMILIES = ("ode", "orbit", "transformer", "wilson")
 collect_ignore = [f"{family}_{library}.py" for family in FAMILIES for library in ("jax", "torch")]
+collect_ignore += ["gpu.py", "gpu_checks.py", "gpu_races.py", "gpu_runtime.py", "gpu_tools.py"]
 
 RESULTS = pytest.StashKey[Results]()
 

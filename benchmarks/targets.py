@@ -28,10 +28,13 @@ __all__ = [
     "MINILM",
     "PAIRS",
     "PEAK",
+    "PHI4",
     "PRODUCT",
     "RATIO_AUTOGRAD",
     "RATIO_DIFFRAX",
     "RATIO_FRESH",
+    "RATIO_NUMPY",
+    "RATIO_NUMPY_REUSED",
     "RATIO_PRODUCT",
     "RATIO_QR",
     "RATIO_REUSED",
@@ -98,6 +101,10 @@ HAAR = "Haar, {} of {}".format(*MATRICES)
 LINEAR = "GL, {} of {}".format(*MATRICES)
 RATIO_QR = "ratio to torch with QR and sign fix"
 """Torch makes Haar matrices faster without a factorisation; the other ratios are to that."""
+
+PHI4 = "phi^4, O(4), 32^3"
+RATIO_NUMPY = "ratio to a vectorised NumPy update"
+RATIO_NUMPY_REUSED = "ratio to a NumPy update without temporary arrays"
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,13 @@ def _transformers() -> Iterator[Target]:
     yield Target(ROTATION, FRACTION, at_least=0.6)
 
 
+def _phi4() -> Iterator[Target]:
+    """What is asked of the lattice model."""
+    for chains in ("1 chain", "4 chains"):
+        for dtype in ("float64", "float32"):
+            yield Target(f"{PHI4}, {chains}, {dtype}", RATIO_NUMPY, at_least=30)
+
+
 TARGETS = (
     *_race("orbit 2-32-32-1", 0.35, 5),
     *_race("orbit 784-128-128-10", 0.75, 6),
@@ -202,4 +216,5 @@ TARGETS = (
     *_wilson(),
     *_ode(),
     *_transformers(),
+    *_phi4(),
 )

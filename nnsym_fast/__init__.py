@@ -20,7 +20,7 @@ from nnsym_fast.orbit import Orbit, act, augment
 from nnsym_fast.symmetry import Leg, Segments, SymmetrySpec
 
 if TYPE_CHECKING:
-    from nnsym_fast import gauge_fixing
+    from nnsym_fast import gauge_fixing, physics
 
 __all__ = [
     "Elements",
@@ -40,6 +40,7 @@ __all__ = [
     "ode",
     "odeint",
     "odeint_adjoint",
+    "physics",
     "reference",
     "release_memory",
     "set_num_threads",
@@ -50,9 +51,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when it is first asked for: a third of the package, which an orbit does not need."""
-    if name == "gauge_fixing":
+    """Loaded when it is first asked for: what an orbit does not need."""
+    if name in ("gauge_fixing", "physics"):
         import importlib
 
-        return importlib.import_module("nnsym_fast.gauge_fixing")
+        return importlib.import_module(f"nnsym_fast.{name}")
     raise AttributeError(f"module 'nnsym_fast' has no attribute {name!r}")

@@ -49,6 +49,9 @@ class Framework(Protocol):
 
     name: str
 
+    kernels: Any
+    """None, where the compiled module of the CPU reads these arrays; else the functions of ``_device.orbit``."""
+
     def prepare(self, name: str, value: Any) -> Any:
         """The value in a layout that kernels read; a copy only where it is not. TypeError where it cannot be."""
 
@@ -81,6 +84,7 @@ class NumpyFramework:
     """NumPy arrays, and whatever converts to them."""
 
     name = "numpy"
+    kernels = None
 
     def prepare(self, name: str, value: Any) -> npt.NDArray[Any]:
         array = np.asarray(value)
@@ -165,4 +169,4 @@ def framework_of(params: Mapping[str, Any], argument: str = "params") -> Framewo
         )
     from nnsym_fast import _torch
 
-    return _torch.FRAMEWORK
+    return _torch.framework_of(params[torch[0]])

@@ -61,6 +61,24 @@ def normals(
 ) -> Array: ...
 def dense_apply(float64: bool, samples: int, passes: Sequence[tuple[Any, ...]]) -> None: ...
 def copy(samples: int, copies: Sequence[tuple[Buffer, int, Buffer, int]]) -> None: ...
+def phi4_run(
+    float64: bool,
+    shape: Sequence[int],
+    components: int,
+    m2: float,
+    coupling: float,
+    kick: Sequence[float],
+    drift: Sequence[float],
+    step: Sequence[float],
+    seed: int,
+    number: Sequence[int],
+    first: int,
+    trajectories: int,
+    fields: Array,
+    change: Array,
+    outcome: Array,
+    observables: Array,
+) -> None: ...
 def lanes(wide: bool) -> int: ...
 def multiply_add(float64: bool, count: int) -> float: ...
 def wilson_forward(

@@ -95,16 +95,18 @@ def _field(code: FieldCode, knots: Array) -> Any:
     return _native_field(code, knots.tobytes())
 
 
-@lru_cache(64)
-def _native_method(method: str | Tableau) -> Any:
-    known = tableau(method) if isinstance(method, str) else method
+def method_arguments(known: Tableau) -> tuple[Any, ...]:
+    """A tableau as the compiled modules take it."""
     rows = [*known.a, *known.extra_a]
     # The first stage that only the dense output needs is the next step's first one where it is taken at its end.
     last = bool(known.extra_c) and known.extra_c[0] == 1 and tuple(known.extra_a[0]) == tuple(known.b)
     cost = len(known.extra_c) - int(last)
-    return cpu.OdeMethod(
-        rows, known.b, [*known.c, *known.extra_c], known.error, known.dense, known.error_order, known.fsal, cost
-    )
+    return rows, known.b, [*known.c, *known.extra_c], known.error, known.dense, known.error_order, known.fsal, cost
+
+
+@lru_cache(64)
+def _native_method(method: str | Tableau) -> Any:
+    return cpu.OdeMethod(*method_arguments(tableau(method) if isinstance(method, str) else method))
 
 
 class _Grid(NamedTuple):

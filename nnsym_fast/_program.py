@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from nnsym_fast._arrays import DTYPE_CODE, DTYPE_SIZE, empty
+from nnsym_fast._arrays import DTYPE_CODE, DTYPE_SIZE, Framework, empty
 from nnsym_fast._blocks import blocks_of
 from nnsym_fast._native import cpu
 from nnsym_fast._passes import Target, passes_of, run, split_legs, widened
-from nnsym_fast.elements import SiteElements, draw, numbered, site_tuples
+from nnsym_fast.elements import Elements, SiteElements, complete, draw, numbered, site_tuples
 from nnsym_fast.legs import Axis, axis_legs
 from nnsym_fast.symmetry import SymmetrySpec
 
-__all__ = ["Program", "Signature", "run_dense"]
+__all__ = ["Program", "Signature", "complete_elements", "draw_elements", "run_points"]
 
 CHUNK_SAMPLES = 16
 CHUNK_BYTES = 64 << 20
@@ -71,7 +71,8 @@ class Program:
             2 * 8 * site.group.head_size * site.group.size for name, site in self.sites.items() if name in dense_sites
         )
         bytes_of_stages = sum(8 * target.size for target in targets if target.staged or len(target.passes) > 1)
-        self.chunk = max(1, min(CHUNK_SAMPLES, CHUNK_BYTES // max(1, bytes_of_elements + bytes_of_stages)))
+        self.sample_bytes = max(1, bytes_of_elements + bytes_of_stages)
+        self.chunk = max(1, min(CHUNK_SAMPLES, CHUNK_BYTES // self.sample_bytes))
         self.touched = frozenset(name for name, *_ in plain) | frozenset(target.name for target in targets)
 
 
@@ -95,7 +96,11 @@ class Monomial:
             blocks += boxes
             sizes.append(int(np.prod(shape, dtype=np.int64)) * DTYPE_SIZE[dtype])
         tuples = site_tuples(program.sites[name] for name in self.sites)
-        self.native = cpu.OrbitPlan(program.dtype == "float64", tuples, blocks, sizes) if tensors else None
+        self.description = (program.dtype == "float64", tuples, blocks, sizes)
+        """What a compiled module makes its plan of."""
+        self.native = cpu.OrbitPlan(*self.description) if tensors else None
+        self.on_device: dict[Any, Any] = {}
+        """The plans of modules for devices, made when they are first needed."""
 
     def run(
         self,
@@ -115,7 +120,63 @@ class Monomial:
         self.native.run(sources, results, stacked, seed, first, step, count, given)
 
 
-def run_dense(
+def run_points(
+    program: Program,
+    framework: Framework,
+    tensors: Mapping[str, Any],
+    results: Mapping[str, Any],
+    count: int,
+    stacked: bool,
+    draws: tuple[int, int, int],
+    elements: Mapping[str, SiteElements] | None,
+) -> None:
+    """Points of prepared tensors into ``results``: by given elements, or by those of ``draws`` (seed, first, step)."""
+    if framework.kernels is not None:
+        framework.kernels.run(program, tensors, results, count, stacked, draws, elements)
+        return
+    sources = {name: framework.pointer(tensors[name]) for name in results}
+    outs = {name: framework.pointer(target) for name, target in results.items()}
+    nbytes = {name: framework.nbytes(target) // count for name, target in results.items()}
+    copies = [
+        (sources[name], nbytes[name] if stacked else 0, outs[name], nbytes[name])
+        for name in results
+        if name not in program.touched and nbytes[name]
+    ]
+    if copies:
+        cpu.copy(count, copies)
+    names = program.plain.names
+    program.plain.run(
+        [sources[name] for name in names], [outs[name] for name in names], stacked, draws, count, elements
+    )
+    if program.targets:
+        _run_dense(program, sources, outs, nbytes, count, stacked, draws, elements)
+
+
+def draw_elements(
+    program: Program, framework: Framework, tensors: Mapping[str, Any], count: int, seed: int, first: int
+) -> Elements:
+    """Elements first, first + 1, ... of a seed, where the tensors are."""
+    sites = tuple(program.sites.values())
+    if framework.kernels is None:
+        drawn = draw(sites, count, seed, first, 1, program.dtype)
+    else:
+        drawn = framework.kernels.draw(sites, count, seed, first, 1, program.dtype, next(iter(tensors.values())))
+    return Elements(dict(zip(program.sites, drawn, strict=True)), count)
+
+
+def complete_elements(
+    program: Program, framework: Framework, tensors: Mapping[str, Any], elements: Mapping[str, Any]
+) -> tuple[dict[str, SiteElements], int]:
+    """Elements that a caller brings, as the kernels take them, where the tensors are; and their count."""
+    sites = program.spec.sites
+    if framework.kernels is None:
+        listed, count = complete(sites, elements, program.dtype)
+    else:
+        listed, count = framework.kernels.complete(sites, elements, program.dtype, next(iter(tensors.values())))
+    return dict(zip(sites, listed, strict=True)), count
+
+
+def _run_dense(
     program: Program,
     sources: Mapping[str, Any],
     results: Mapping[str, Any],

@@ -2,13 +2,14 @@
 """The Wilson family on large matrices, one after the other through NumPy's BLAS, which has the threads.
 
 exp by Taylor polynomials with scaling and squaring: Paterson-Stockmeyer with the thresholds of the compiled kernels,
-through exp - 1 as long as that is the accurate one (csrc/cpu/wilson_exp.inl has the reasons).
+through exp - 1 as long as that is the accurate one (csrc/cpu/wilson_exp.inl has the reasons). The polynomials and the
+Magnus exponents take tensors of torch, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,39 @@ import numpy.typing as npt
 
 from nnsym_fast._native import cpu
 
-__all__ = ["expm", "expm_pair", "transport", "transport_backward"]
+__all__ = [
+    "adjoint",
+    "expm",
+    "expm_pair",
+    "magnus",
+    "magnus_backward",
+    "plus",
+    "scaled",
+    "taylor",
+    "times",
+    "transport",
+    "transport_backward",
+]
 
 Array = npt.NDArray[Any]
-Pair = tuple[Array, Array | None]
-"""A matrix, and the tangent that is carried along (None: none)."""
+Pair = tuple[Any, Any]
+"""Matrices (..., d, d), and the tangents that are carried along (None: none)."""
 
 
-def _times(a: Pair, b: Pair) -> Pair:
+def times(a: Pair, b: Pair) -> Pair:
     if a[1] is None or b[1] is None:
         return a[0] @ b[0], None
     return a[0] @ b[0], a[0] @ b[1] + a[1] @ b[0]
 
 
-def _plus(a: Pair, b: Pair, factor: float = 1.0) -> Pair:
+def plus(a: Pair, b: Pair, factor: float = 1.0) -> Pair:
     """a + factor b."""
     if a[1] is None or b[1] is None:
         return a[0] + factor * b[0], None
     return a[0] + factor * b[0], a[1] + factor * b[1]
 
 
-def _scaled(a: Pair, factor: float) -> Pair:
+def scaled(a: Pair, factor: Any) -> Pair:
     return a[0] * factor, None if a[1] is None else a[1] * factor
 
 
@@ -44,23 +57,23 @@ def _norm(a: Array) -> float:
     return float(np.abs(a).sum(axis=0).max())
 
 
-def _taylor(a: Pair, degree: int) -> Pair:
+def taylor(a: Pair, degree: int) -> Pair:
     """Sum of a^k / k! for k = 1 to ``degree``, which the square root's floor divides."""
     size = max(1, math.isqrt(degree))
     while degree % size:
         size -= 1
     powers = [a]
     while len(powers) < size:
-        powers.append(_times(powers[-1], a))
+        powers.append(times(powers[-1], a))
     top = degree - size
     total: Pair | None = None
     for begin in range(top, -1, -size):
         # a^begin (a / (begin + 1)! + ... + a^size / (begin + size)!), and below it what the loop adds next.
-        part = _scaled(powers[0], 1 / math.factorial(begin + 1))
+        part = scaled(powers[0], 1 / math.factorial(begin + 1))
         for k in range(2, size + 1):
-            part = _plus(part, powers[k - 1], 1 / math.factorial(begin + k))
+            part = plus(part, powers[k - 1], 1 / math.factorial(begin + k))
         if total is not None:
-            part = _plus(part, _times(powers[-1], total))
+            part = plus(part, times(powers[-1], total))
         total = part
     assert total is not None
     return total
@@ -80,16 +93,16 @@ def _exponential(a: Pair) -> tuple[Pair, float]:
         degrees = [(m, (unit * math.factorial(m)) ** (1 / m)) for m, _ in degrees]
     for degree, theta in degrees:
         if norm <= theta:
-            return _taylor(a, degree), 1.0
+            return taylor(a, degree), 1.0
     degree, theta = degrees[-1]
     count = min(max(0, math.ceil(math.log2(norm / theta))), 1000 if dtype == np.float64 else 120)
-    scaled = _scaled(a, 2.0**-count)
+    small = scaled(a, 2.0**-count)
     # All powers past the first are products of squares and cubes: Al-Mohy and Higham 2009.
-    square = scaled[0] @ scaled[0]
-    alpha = max(_norm(square) ** 0.5, _norm(square @ scaled[0]) ** (1 / 3))
+    square = small[0] @ small[0]
+    alpha = max(_norm(square) ** 0.5, _norm(square @ small[0]) ** (1 / 3))
     spare = min(count, max(0, math.floor(math.log2(theta / alpha)))) if alpha > 0 else count
     count -= spare
-    m, f = _taylor(_scaled(scaled, 2.0**spare), degree), 1.0
+    m, f = taylor(scaled(small, 2.0**spare), degree), 1.0
     diagonal = np.arange(len(value))
     for _ in range(count):
         if f:
@@ -97,8 +110,8 @@ def _exponential(a: Pair) -> tuple[Pair, float]:
             whole[diagonal, diagonal] += 1
             if _norm(whole) < 0.5:
                 m, f = (whole, m[1]), 0.0
-        squared = _times(m, m)
-        m = _plus(squared, m, 2 * f) if f else squared
+        squared = times(m, m)
+        m = plus(squared, m, 2 * f) if f else squared
     return m, f
 
 
@@ -127,54 +140,49 @@ def expm_pair(a: Array, tangent: Array) -> tuple[Array, Array]:
     return out, derivative
 
 
-def _commutator(a: Array, b: Array) -> Array:
-    result: Array = a @ b - b @ a
-    return result
+def _commutator(a: Any, b: Any) -> Any:
+    return a @ b - b @ a
 
 
-def _magnus(a: Array, order: int) -> Array:
-    """Exponent from dt A at the nodes, (nodes, d, d)."""
+def magnus(a: Sequence[Any], order: int) -> Any:
+    """Exponent from dt A at the nodes, each (..., d, d)."""
     if order == 2:
-        first: Array = a[0]
-        return first
+        return a[0]
     if order == 4:
-        result: Array = (a[0] + a[1]) / 2 + math.sqrt(3) / 12 * _commutator(a[1], a[0])
-        return result
+        return (a[0] + a[1]) / 2 + math.sqrt(3) / 12 * _commutator(a[1], a[0])
     a1, a2, a3 = _order6(a)
     c1 = _commutator(a1, a2)
     c2 = -_commutator(a1, 2 * a3 + c1) / 60
-    result = a1 + a3 / 12 + _commutator(-20 * a1 - a3 + c1, a2 + c2) / 240
-    return result
+    return a1 + a3 / 12 + _commutator(-20 * a1 - a3 + c1, a2 + c2) / 240
 
 
-def _order6(a: Array) -> tuple[Array, Array, Array]:
+def _order6(a: Sequence[Any]) -> tuple[Any, Any, Any]:
     return a[1], math.sqrt(15) / 3 * (a[2] - a[0]), 10 / 3 * (a[2] - 2 * a[1] + a[0])
 
 
-def _adjoint(a: Array) -> Array:
-    result: Array = np.conj(np.swapaxes(a, -1, -2))
-    return result
+def adjoint(a: Any) -> Any:
+    return a.conj().swapaxes(-1, -2)
 
 
-def _magnus_backward(g: Array, a: Array, order: int) -> Array:
-    """Gradient with respect to dt A at the nodes, from that of the exponent."""
+def magnus_backward(g: Any, a: Sequence[Any], order: int) -> list[Any]:
+    """Gradients with respect to dt A at the nodes, from that of the exponent."""
     if order == 2:
-        return g[None]
+        return [g]
     if order == 4:
         s = math.sqrt(3) / 12
-        return np.stack([g / 2 + s * _commutator(_adjoint(a[1]), g), g / 2 - s * _commutator(_adjoint(a[0]), g)])
+        return [g / 2 + s * _commutator(adjoint(a[1]), g), g / 2 - s * _commutator(adjoint(a[0]), g)]
     a1, a2, a3 = _order6(a)
     c1 = _commutator(a1, a2)
     y = 2 * a3 + c1
     p, q = -20 * a1 - a3 + c1, a2 - _commutator(a1, y) / 60
-    gp, g2 = _commutator(g, _adjoint(q)) / 240, _commutator(_adjoint(p), g) / 240
+    gp, g2 = _commutator(g, adjoint(q)) / 240, _commutator(adjoint(p), g) / 240
     g1, g3, gc1, gc2 = g - 20 * gp, g / 12 - gp, gp, -g2 / 60
-    g1 = g1 + _commutator(gc2, _adjoint(y))
-    gy = _commutator(_adjoint(a1), gc2)
+    g1 = g1 + _commutator(gc2, adjoint(y))
+    gy = _commutator(adjoint(a1), gc2)
     g3, gc1 = g3 + 2 * gy, gc1 + gy
-    g1, g2 = g1 + _commutator(gc1, _adjoint(a2)), g2 + _commutator(_adjoint(a1), gc1)
+    g1, g2 = g1 + _commutator(gc1, adjoint(a2)), g2 + _commutator(adjoint(a1), gc1)
     r = math.sqrt(15) / 3
-    return np.stack([10 / 3 * g3 - r * g2, g1 - 20 / 3 * g3, 10 / 3 * g3 + r * g2])
+    return [10 / 3 * g3 - r * g2, g1 - 20 / 3 * g3, 10 / 3 * g3 + r * g2]
 
 
 def _step(dt: Array, i: int, k: int) -> Any:
@@ -186,7 +194,7 @@ def _advance(w: Array, dt: Array | None, order: int, path: int, k: int, x: Array
     if dt is None:
         result: Array = w[0] @ x
     else:
-        m, f = _exponential((_magnus(w * _step(dt, path, k), order), None))
+        m, f = _exponential((magnus(w * _step(dt, path, k), order), None))
         result = m[0] @ x + f * x
     return result
 
@@ -251,17 +259,17 @@ def transport_backward(
         lam = grad[i, -1] if every else grad[i]
         for k in range(steps - 1, -1, -1):
             lam = lam * factor[k]
-            link = lam @ _adjoint(state(k))
+            link = lam @ adjoint(state(k))
             if order == 0:
                 gw[i, k, 0] = link
-                lam = _adjoint(w[i, k, 0]) @ lam
+                lam = adjoint(w[i, k, 0]) @ lam
             else:
                 assert dt is not None
                 step = _step(dt, i, k)
                 nodes = w[i, k] * step
-                m, f = _exponential((_adjoint(_magnus(nodes, order)), link))
+                m, f = _exponential((adjoint(magnus(nodes, order)), link))
                 assert m[1] is not None
-                g = _magnus_backward(m[1], nodes, order)
+                g = np.stack(magnus_backward(m[1], nodes, order))
                 gdt[i, k] = np.vdot(g, w[i, k]).real
                 gw[i, k] = g * step
                 lam = m[0] @ lam + f * lam

@@ -33,7 +33,7 @@ class SiteElements:
     ``perm`` int32, ``sign`` int8, ``scale``, ``shift`` float, each of shape ``(n, size)``; ``matrix``, ``inverse`` of
     shape ``(n, size, size)`` or, for a group with heads, ``(n, heads, m, m)``; None for a part that the group lacks. A
     dense element acts as ``(g x)_{a, i} = sum_j matrix_a[i, j] x_{perm(a, j)}``; ``shift`` is added where a leg is
-    affine.
+    affine. The elements of an orbit whose network lies on a CUDA device are tensors there.
     """
 
     perm: Array | None = None
@@ -118,7 +118,18 @@ def compose(a: AnyElements, b: AnyElements) -> AnyElements:
     return Elements({name: _compose_site(f"[{name!r}]", a[name], b[name]) for name in a}, a.count)
 
 
+def _check_on_host(where: str, site: SiteElements) -> None:
+    for name, part in vars(site).items():
+        if getattr(part, "is_cuda", False):
+            raise TypeError(
+                f"{where}.{name}: expected a NumPy array, as the group laws are NumPy's, got a CUDA tensor; draw the "
+                "elements with spec.sample, or move them with .cpu().numpy()"
+            )
+
+
 def _compose_site(where: str, a: SiteElements, b: SiteElements) -> SiteElements:
+    _check_on_host(f"a{where}", a)
+    _check_on_host(f"b{where}", b)
     for name, ours in vars(a).items():
         theirs = getattr(b, name)
         expected = None if ours is None else ours.shape
@@ -135,10 +146,15 @@ def inverse(a: AnyElements) -> AnyElements:
         TypeError: not elements.
     """
     if isinstance(a, SiteElements):
-        return SiteElements(*reference.inverse_site(a))
+        return _inverse_site("a", a)
     if not isinstance(a, Elements):
         raise TypeError(f"a: expected Elements, got {type(a).__name__}")
-    return Elements({name: SiteElements(*reference.inverse_site(site)) for name, site in a.items()}, a.count)
+    return Elements({name: _inverse_site(f"a[{name!r}]", site) for name, site in a.items()}, a.count)
+
+
+def _inverse_site(where: str, a: SiteElements) -> SiteElements:
+    _check_on_host(where, a)
+    return SiteElements(*reference.inverse_site(a))
 
 
 def check_integer(value: object, argument: str) -> int:
@@ -307,6 +323,11 @@ def complete(
                     what = "inverses of the matrices" if part == "inverse" else "matrices, whose inverses are given"
                     raise ValueError(f"{where}: expected the {what}, shape {shape}, got None")
                 value = getattr(identity_site(group, count, dtype), part)
+            if getattr(value, "is_cuda", False):
+                raise ValueError(
+                    f"{where}: expected an array on the CPU, where the network is, got a tensor on "
+                    f"{value.device}; move it with .cpu()"
+                )
             parts.append(_check_part(where, part, np.asarray(value), kind, shape) if present else None)
         result[name] = SiteElements(*parts)
         if (group.dense or group.shifted) and group.permutes:

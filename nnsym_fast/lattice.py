@@ -29,7 +29,8 @@ def plaquettes(u: Any, *, periodic: Sequence[bool] = (False, False)) -> Any:
 
     Raises:
         TypeError: another dtype than float32, float64, complex64, complex128.
-        ValueError: shapes that do not fit, another device, or singular links.
+        ValueError: shapes that do not fit, another device, or singular links (on a CUDA device, where a check would
+            wait for it, their plaquettes become NaN).
 
     >>> import numpy as np, nnsym_fast as nf
     >>> g = np.random.default_rng(0).normal(size=(3, 4, 2, 2))

@@ -10,18 +10,8 @@ from functools import lru_cache, partial
 from typing import Any, overload
 
 from nnsym_fast._arrays import Framework, check_disjoint, framework_of
-from nnsym_fast._native import cpu
-from nnsym_fast._program import Program, Signature, run_dense
-from nnsym_fast.elements import (
-    Elements,
-    SiteElements,
-    check_count,
-    check_integer,
-    check_seed,
-    check_start,
-    complete,
-    draw,
-)
+from nnsym_fast._program import Program, Signature, complete_elements, draw_elements, run_points
+from nnsym_fast.elements import Elements, SiteElements, check_count, check_integer, check_seed, check_start
 from nnsym_fast.specs.norms import check_folded
 from nnsym_fast.symmetry import SymmetrySpec
 
@@ -78,23 +68,7 @@ def _run(
         check_disjoint(framework, written, tensors)
     if not count:
         return result
-    sources = {name: framework.pointer(tensors[name]) for name in written}
-    results = {name: framework.pointer(target) for name, target in written.items()}
-    nbytes = {name: framework.nbytes(target) // count for name, target in written.items()}
-    copies = [
-        (sources[name], nbytes[name] if stacked else 0, results[name], nbytes[name])
-        for name in written
-        if name not in program.touched and nbytes[name]
-    ]
-    if copies:
-        cpu.copy(count, copies)
-    draws = (seed, first, step)
-    names = program.plain.names
-    program.plain.run(
-        [sources[name] for name in names], [results[name] for name in names], stacked, draws, count, elements
-    )
-    if program.targets:
-        run_dense(program, sources, results, nbytes, count, stacked, draws, elements)
+    run_points(program, framework, tensors, written, count, stacked, (seed, first, step), elements)
     return result
 
 
@@ -125,17 +99,22 @@ def apply(
 def _compile(
     spec: SymmetrySpec, elements: Mapping[str, Any], params: Mapping[str, Any], stacked: bool, framework: Framework
 ) -> tuple[Tensors, Program, dict[str, SiteElements], int]:
-    check_folded(params, spec)
+    _check_folded(framework, params, spec)
     tensors = _prepare(framework, params)
     networks = _leading_axis(tensors, None) if stacked else None
     program = _program(spec, _signature(framework, tensors, stacked))
-    listed, count = complete(spec.sites, elements, program.dtype)
-    given = dict(zip(spec.sites, listed, strict=True))
+    given, count = complete_elements(program, framework, tensors, elements)
     if networks is not None:
         if not spec.sites:
             return tensors, program, given, networks
         _leading_axis(tensors, count)
     return tensors, program, given, count
+
+
+def _check_folded(framework: Framework, params: Mapping[str, Any], spec: SymmetrySpec) -> None:
+    """:func:`check_folded`, but for tensors on a device: to look at their numbers would be to wait for them."""
+    if framework.kernels is None:
+        check_folded(params, spec)
 
 
 def _leading_axis(tensors: Mapping[str, Any], count: int | None) -> int:
@@ -166,9 +145,10 @@ def act(
     Args:
         spec: the symmetry.
         elements: ``spec.sample(n)`` and the like: site name -> ``perm`` int32, ``sign`` int8, ``scale`` of shape
-            ``(n, size)``.
-        params: tensor name -> array or torch tensor, float32, float64, bfloat16 or float16 where a leg acts. One
-            network, or with ``stacked`` ``n`` of them along a leading axis.
+            ``(n, size)``, NumPy or, beside tensors on a device, tensors there. Of those only shapes and dtypes are
+            checked; where ``perm`` is no permutation, the tensors that it moves become NaN.
+        params: tensor name -> array or torch tensor on the CPU or a CUDA device, float32, float64, bfloat16 or float16
+            where a leg acts. One network, or with ``stacked`` ``n`` of them along a leading axis.
         stacked: whether ``params`` carry that leading axis.
         out: results of an earlier call, to be overwritten; not with tensors that need gradients.
 
@@ -231,7 +211,7 @@ def augment(
     _check_spec(spec)
     seed = check_seed(seed)
     framework = framework_of(params)
-    check_folded(params, spec)
+    _check_folded(framework, params, spec)
     tensors = _prepare(framework, params)
     count = _leading_axis(tensors, None)
     start = check_start(start, count)
@@ -240,7 +220,8 @@ def augment(
         from nnsym_fast import _torch
 
         if _torch.needs_grad(list(params.values())):
-            return act(spec, spec.sample(count, seed, start, program.dtype), params, stacked=True, out=out)
+            elements = draw_elements(program, framework, tensors, count, seed, start)
+            return act(spec, elements, params, stacked=True, out=out)
     return _run(program, framework, tensors, count, out=out, stacked=True, seed=seed, first=start)
 
 
@@ -248,7 +229,9 @@ class Orbit(Sequence[Tensors]):
     """The orbit of a network under random elements of its symmetry group: a lazy, random-access sequence of networks.
 
     Point ``i`` depends on ``(params, spec, seed, i)`` alone, bit for bit, whatever the slices and threads it comes in.
-    Nothing is stored but a reference to ``params``: do not change them while the orbit is in use.
+    Nothing is stored but a reference to ``params``: do not change them while the orbit is in use. Tensors on a CUDA
+    device give points there, on its current stream. That norms are folded (``spec.folds``) is checked here, where this
+    waits for a device; ``act`` and ``augment`` check it for tensors on the CPU alone.
 
     Args:
         params: tensor name -> array or torch tensor, one network, see :func:`act`; or an object with ``shape``,
@@ -392,8 +375,7 @@ class Orbit(Sequence[Tensors]):
     def elements(self, start: int, stop: int) -> Elements:
         """The group elements of points ``start .. stop - 1``: ``act(spec, elements, params)`` gives the points."""
         first, last = self._range(start, stop)
-        sites = draw(tuple(self._program.sites.values()), last - first, self.seed, first, 1, self._program.dtype)
-        return Elements(dict(zip(self.spec.sites, sites, strict=True)), last - first)
+        return draw_elements(self._program, self._framework, self._tensors, last - first, self.seed, first)
 
     def batches(
         self, size: int, *, start: int = 0, stop: int | None = None, reuse: bool = True, share: bool = False

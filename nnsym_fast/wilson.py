@@ -2,8 +2,8 @@
 """Wilson lines: ordered products of matrix exponentials along paths, and what they do under gauge transformations.
 
 Later times stand on the left. A path of T steps has the links u_0 .. u_{T-1}, and its Wilson line is u_{T-1} ... u_0.
-Arrays are NumPy's or torch's (on the CPU, differentiable to any order): float32, float64, complex64 or complex128, with
-any number of leading batch axes.
+Arrays are NumPy's or torch's (on the CPU or a CUDA device, differentiable to any order): float32, float64, complex64 or
+complex128, with any number of leading batch axes.
 """
 
 from __future__ import annotations
@@ -343,7 +343,8 @@ def gauge_transform(u: Any, g: Any) -> Any:
 
     Raises:
         TypeError: mixed frameworks or dtypes, or another dtype.
-        ValueError: shapes that do not fit, mixed devices, or a singular ``g``.
+        ValueError: shapes that do not fit, mixed devices, or a singular ``g`` (on a CUDA device, where a check would
+            wait for it, its links become NaN).
 
     >>> import numpy as np, nnsym_fast as nf
     >>> u, g = np.full((2, 1, 1), 3.0), np.array([1.0, 2.0, 8.0]).reshape(3, 1, 1)

@@ -19,7 +19,7 @@ LAYERS = (
     ("cli",),
     ("job",),
     ("__init__",),
-    ("gauge_fixing",),
+    ("gauge_fixing", "physics"),
     ("_torch",),
     ("_device",),
     ("lattice", "ode", "orbit", "wilson"),
@@ -57,6 +57,12 @@ DEFERRED = {
 IMPORTERS = {
     "torch": {
         "_device/__init__",
+        "_device/dense",
+        "_device/ode",
+        "_device/orbit",
+        "_device/wilson",
+        "_device/wilson_large",
+        "_device/wilson_paths",
         "_torch/driver",
         "_torch/framework",
         "_torch/matrices",

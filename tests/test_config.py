@@ -29,7 +29,7 @@ def test_the_facts(isa: str) -> None:
     assert facts["isa"] == f"{isa} (this machine: {', '.join(cpu.isas())}; override: NNSYM_FAST_ISA)"
     assert facts["threads"].split()[0] == str(nf.get_num_threads())
     assert facts["numpy"] == np.__version__
-    assert facts["cuda"].startswith("not available: ")
+    assert facts["cuda"].startswith(("not available: ", "kernels built, "))
 
 
 def test_it_imports_no_framework() -> None:

@@ -21,5 +21,7 @@ kernels = [
     *(ROOT / "tests" / "orbit" / f"test_dense_{name}.py" for name in ("elements", "kernels", "paths")),
     *(ROOT / "tests" / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward")),
     *(ROOT / "tests" / "ode" / f"test_ode_{name}.py" for name in ("activations", "kernels", "ends", "gradients")),
+    ROOT / "tests" / "test_emulation.py",
+    *sorted((ROOT / "tests").glob("*/test_*_device.py")),
 ]
 sys.exit(pytest.main(["-p", "no:cacheprovider", *map(str, kernels)]))

@@ -23,8 +23,11 @@ inline char* address(const py::handle& h, std::int64_t bytes, bool writable) {
 void bind_dense(py::module_& m);
 void bind_wilson(py::module_& m);
 void bind_ode(py::module_& m);
+void bind_phi4(py::module_& m);
 
 void bind_cuda_orbit(py::module_& m);
 void bind_cuda_dense(py::module_& m);
 void bind_cuda_wilson(py::module_& m);
 void bind_cuda_ode(py::module_& m);
+void bind_cuda_limits(py::module_& m);
+void bind_cuda_probe(py::module_& m);

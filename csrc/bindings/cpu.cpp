@@ -201,4 +201,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind_dense(m);
     bind_wilson(m);
     bind_ode(m);
+    bind_phi4(m);
 }

@@ -20,6 +20,7 @@ PYBIND11_MODULE(_cuda_emulated, m) {
     m.doc() = "The CUDA kernels of nnsym_fast, run on the CPU for tests.";
     m.attr("emulated") = true;
     m.def("set_order", &emulation::set_order, py::arg("order"));
+    bind_cuda_probe(m);
 #else
 PYBIND11_MODULE(_cuda, m) {
     m.doc() = "CUDA kernels of nnsym_fast. Use them through the package.";
@@ -30,4 +31,5 @@ PYBIND11_MODULE(_cuda, m) {
     bind_cuda_dense(m);
     bind_cuda_wilson(m);
     bind_cuda_ode(m);
+    bind_cuda_limits(m);
 }

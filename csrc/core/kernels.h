@@ -4,6 +4,7 @@
 #include "dense.h"
 #include "ode.h"
 #include "orbit.h"
+#include "phi4.h"
 #include "wilson.h"
 
 namespace nnsym {
@@ -37,6 +38,7 @@ struct Kernels {
     const wilson::Kernels* wilson;
     const ode::Kernels* ode;
     const dense::Kernels* dense;
+    const phi4::Kernels* phi4;
 };
 
 // The table in use: the best that the CPU supports, or the one that NNSYM_FAST_ISA names.

@@ -62,6 +62,9 @@ extern const Kernels NNSYM_JOINED(dense_, NNSYM_ISA);
 namespace ode {
 extern const Kernels NNSYM_JOINED(ode_, NNSYM_ISA);
 }
+namespace phi4 {
+extern const Kernels NNSYM_JOINED(phi4_, NNSYM_ISA);
+}
 namespace wilson {
 extern const Kernels NNSYM_JOINED(wilson_, NNSYM_ISA);
 }
@@ -83,5 +86,6 @@ const Kernels NNSYM_TABLE(NNSYM_ISA) = {
     &wilson::NNSYM_JOINED(wilson_, NNSYM_ISA),
     &ode::NNSYM_JOINED(ode_, NNSYM_ISA),
     &dense::NNSYM_JOINED(dense_, NNSYM_ISA),
+    &phi4::NNSYM_JOINED(phi4_, NNSYM_ISA),
 };
 }  // namespace nnsym

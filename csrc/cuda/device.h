@@ -97,8 +97,9 @@ int blocks_per_multiprocessor(void (*kernel)(P...), int threads, std::size_t sha
                                    int(shared)),
               "cudaFuncSetAttribute");
     int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reinterpret_cast<const void*>(kernel), threads, shared),
-          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    check(
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reinterpret_cast<const void*>(kernel), threads, shared),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
     return blocks;
 #endif
 }
@@ -108,7 +109,8 @@ constexpr __host__ __device__ I divide_up(I a, J b) {
     return I((a + I(b) - 1) / I(b));
 }
 
-// --- in kernels
+// --- in kernels; not for a host compiler, which takes this header in the bindings
+#if defined(__CUDACC__) || defined(NNSYM_EMULATION)
 
 // The block's dynamic shared memory, which begins at 16 bytes. In the emulation it begins each block as NaN.
 __device__ __forceinline__ unsigned char* dynamic_shared() {
@@ -166,5 +168,7 @@ __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
 #endif
 }
+
+#endif
 
 }  // namespace nnsym::cuda

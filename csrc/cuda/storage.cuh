@@ -101,11 +101,20 @@ __device__ __forceinline__ Pack<S> load_pack(const S* p) {
 template <class F>
 void visit_storage(orbit::Dtype dtype, F&& visit) {
     switch (dtype) {
-        case orbit::kFloat32: visit(float{}); return;
-        case orbit::kFloat64: visit(double{}); return;
-        case orbit::kBfloat16: visit(Bfloat16{}); return;
-        case orbit::kFloat16: visit(Float16{}); return;
-        default: throw std::invalid_argument("dtype: not one of the storage types");
+        case orbit::kFloat32:
+            visit(float{});
+            return;
+        case orbit::kFloat64:
+            visit(double{});
+            return;
+        case orbit::kBfloat16:
+            visit(Bfloat16{});
+            return;
+        case orbit::kFloat16:
+            visit(Float16{});
+            return;
+        default:
+            throw std::invalid_argument("dtype: not one of the storage types");
     }
 }
 

@@ -158,6 +158,15 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     emulation::warp_barrier(mask);
     return result;
 }
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+    emulation::slot(emulation::current->lane) = value;
+    emulation::warp_barrier(mask);
+    unsigned result = 0;
+    for (unsigned lane = 0; lane < 32; ++lane)
+        if (mask >> lane & 1) result = std::max(result, unsigned(emulation::slot(lane)));
+    emulation::warp_barrier(mask);
+    return result;
+}
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 int __syncthreads_or(int predicate);

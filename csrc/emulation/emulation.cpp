@@ -12,7 +12,11 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, bytes) (void)0
+#define ASAN_UNPOISON_MEMORY_REGION(p, bytes) (void)0
 #endif
 
 namespace emulation {
@@ -25,6 +29,7 @@ namespace {
 
 constexpr std::size_t kStack = 256 << 10;
 constexpr std::size_t kSharedLimit = 227 << 10;
+constexpr std::size_t kGuard = 4096;  // bytes past a block's shared memory that must stay as they are
 
 enum class State { kFresh, kRunning, kWaiting, kDone };
 
@@ -47,9 +52,13 @@ struct Fiber {
 #endif
 };
 
+struct Meeting {
+    unsigned mask, arrived;
+    std::uint64_t passed;
+};
+
 struct Warp {
-    unsigned arrived[32];       // by the lowest lane of the mask
-    std::uint64_t passed[32];
+    std::vector<Meeting> meetings;  // one of each mask
     std::uint64_t slot[32];
 };
 
@@ -63,7 +72,8 @@ std::uint64_t barriers, progress, order;
 int votes, results[3];
 std::string error;
 std::mutex mutex;
-std::vector<unsigned char> shared(kSharedLimit + 16);
+alignas(16) unsigned char shared[kSharedLimit + kGuard];
+bool failed;
 #if defined(__SANITIZE_ADDRESS__)
 void* scheduler_fake = nullptr;
 const void* scheduler_stack = nullptr;
@@ -96,6 +106,13 @@ __attribute__((noinline)) void yield() {
 #endif
 }
 
+// The launch fails; the fiber's turn never comes again.
+[[noreturn]] void fail(std::string message) {
+    error = std::move(message);
+    failed = true;
+    while (true) yield();
+}
+
 __attribute__((noinline)) void resume(Fiber* fiber) {
     running = fiber;
     current = &fiber->thread;
@@ -121,6 +138,7 @@ void prepare(Fiber& fiber, unsigned number) {
     fiber.state = State::kFresh;
     fiber.groups.clear(), fiber.open.clear();
     if (!fiber.stack) fiber.stack = std::make_unique<unsigned char[]>(kStack);
+    ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStack);  // frames that a failed launch left
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
@@ -128,27 +146,38 @@ void prepare(Fiber& fiber, unsigned number) {
     makecontext(&fiber.context, enter, 0);
 }
 
-bool run_block(unsigned threads) {
+std::string place() {
+    return "block (" + std::to_string(block_index.x) + ", " + std::to_string(block_index.y) + ", " +
+           std::to_string(block_index.z) + ")";
+}
+
+bool run_block(unsigned threads, std::size_t bytes) {
     while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
     warps.assign((threads + 31) / 32, Warp{});
     for (unsigned i = 0; i < threads; ++i) prepare(*fibers[i], i);
-    std::fill(shared.begin(), shared.end(), std::uint8_t(0xff));
-    alive = threads, at_barrier = 0, votes = 0;
+    std::fill_n(shared, bytes + kGuard, std::uint8_t(0xff));
+    ASAN_POISON_MEMORY_REGION(shared + bytes, sizeof(shared) - bytes);
+    alive = threads, at_barrier = 0, votes = 0, failed = false;
     std::vector<unsigned> turn(threads);
     for (unsigned i = 0; i < threads; ++i) turn[i] = order == 1 ? threads - 1 - i : i;
     std::mt19937_64 random(order);
-    while (alive) {
+    while (alive && !failed) {
         const std::uint64_t before = progress;
         if (order > 1) std::shuffle(turn.begin(), turn.end(), random);
         for (unsigned i : turn)
-            if (fibers[i]->state != State::kDone) resume(fibers[i].get());
-        if (alive && progress == before) {
-            error = std::to_string(alive) + " threads of block " + std::to_string(block_index.x) + " wait at a barrier (" +
+            if (fibers[i]->state != State::kDone && !failed) resume(fibers[i].get());
+        if (alive && progress == before && !failed) {
+            failed = true;
+            error = std::to_string(alive) + " threads of " + place() + " wait at a barrier (" +
                     std::to_string(at_barrier) + " of them for the block) that not all threads reach";
-            return false;
         }
     }
-    return true;
+    ASAN_UNPOISON_MEMORY_REGION(shared, sizeof(shared));
+    if (!failed && std::any_of(shared + bytes, shared + bytes + kGuard, [](unsigned char c) { return c != 0xff; })) {
+        failed = true;
+        error = place() + " wrote past its " + std::to_string(bytes) + " bytes of dynamic shared memory";
+    }
+    return !failed;
 }
 
 }  // namespace
@@ -162,8 +191,7 @@ const char* last_error() {
 }
 
 unsigned char* shared_memory() {
-    unsigned char* p = shared.data();
-    return p + (16 - reinterpret_cast<std::uintptr_t>(p) % 16) % 16;
+    return shared;
 }
 
 cudaError_t launch(dim3 grid, dim3 block, std::size_t bytes, const std::function<void()>& kernel) {
@@ -177,7 +205,7 @@ cudaError_t launch(dim3 grid, dim3 block, std::size_t bytes, const std::function
     for (std::uint64_t k = 0; k < blocks; ++k) {
         const std::uint64_t b = order == 1 ? blocks - 1 - k : k;
         block_index = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)};
-        if (!run_block(unsigned(threads))) return cudaErrorLaunchFailure;
+        if (!run_block(unsigned(threads), bytes)) return cudaErrorLaunchFailure;
     }
     return cudaSuccess;
 }
@@ -198,20 +226,20 @@ void block_barrier() {
 }
 
 void warp_barrier(unsigned mask) {
-    Warp& warp = warps[current->warp];
+    auto& meetings = warps[current->warp].meetings;
     const unsigned lane = current->lane;
-    if (!(mask >> lane & 1)) {
-        error = "a thread waits for a mask that it is not in";
-        yield();
-    }
-    const int at = std::countr_zero(mask);
-    const std::uint64_t mine = warp.passed[at];
-    warp.arrived[at] |= 1u << lane;
+    if (!(mask >> lane & 1))
+        fail("lane " + std::to_string(lane) + " of a warp of " + place() + " is not in the mask that it waits for");
+    std::size_t at = 0;
+    while (at < meetings.size() && meetings[at].mask != mask) ++at;
+    if (at == meetings.size()) meetings.push_back({mask, 0, 0});
+    const std::uint64_t mine = meetings[at].passed;
+    meetings[at].arrived |= 1u << lane;
     ++progress;
-    while (warp.passed[at] == mine) {
-        if ((warp.arrived[at] & mask) == mask) {
-            warp.arrived[at] = 0;
-            ++warp.passed[at], ++progress;
+    while (meetings[at].passed == mine) {
+        if (meetings[at].arrived == mask) {
+            meetings[at].arrived = 0;
+            ++meetings[at].passed, ++progress;
             break;
         }
         yield();
@@ -223,8 +251,8 @@ std::uint64_t& slot(unsigned lane) {
 }
 
 void copy_async(void* to, const void* from, int bytes) {
-    if (reinterpret_cast<std::uintptr_t>(to) % unsigned(bytes) || reinterpret_cast<std::uintptr_t>(from) % unsigned(bytes))
-        __builtin_trap();
+    if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % unsigned(bytes))
+        fail("an asynchronous copy of " + place() + " is not aligned to its " + std::to_string(bytes) + " bytes");
     running->open.push_back({to, from, bytes});
 }
 void copy_commit() {
@@ -254,6 +282,12 @@ int vote(int predicate, int which) {
 
 }  // namespace
 
-int __syncthreads_or(int predicate) { return vote(predicate, 0); }
-int __syncthreads_and(int predicate) { return vote(predicate, 1); }
-int __syncthreads_count(int predicate) { return vote(predicate, 2); }
+int __syncthreads_or(int predicate) {
+    return vote(predicate, 0);
+}
+int __syncthreads_and(int predicate) {
+    return vote(predicate, 1);
+}
+int __syncthreads_count(int predicate) {
+    return vote(predicate, 2);
+}

@@ -3,9 +3,18 @@
 
 from __future__ import annotations
 
-from nnsym_fast._torch.framework import FRAMEWORK, needs_grad
+from nnsym_fast._torch.framework import FRAMEWORK, framework_of, needs_grad
 from nnsym_fast._torch.matrices import MATRICES
 from nnsym_fast._torch.ode import ODE
 from nnsym_fast._torch.orbit import OrbitDataset, _touched, differentiable_act
 
-__all__ = ["FRAMEWORK", "MATRICES", "ODE", "OrbitDataset", "_touched", "differentiable_act", "needs_grad"]
+__all__ = [
+    "FRAMEWORK",
+    "MATRICES",
+    "ODE",
+    "OrbitDataset",
+    "_touched",
+    "differentiable_act",
+    "framework_of",
+    "needs_grad",
+]

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from nnsym_fast import _arrays
+from nnsym_fast import _arrays, _device
+from nnsym_fast._device import orbit as device_kernels
 
-__all__ = ["FRAMEWORK", "TorchFramework", "needs_grad"]
+__all__ = ["FRAMEWORK", "DeviceFramework", "TorchFramework", "framework_of", "needs_grad"]
 
 _NUMPY_DTYPE = {torch.bfloat16: "uint16", torch.float16: "float16", torch.float32: "float32", torch.float64: "float64"}
 
@@ -19,13 +21,10 @@ class TorchFramework:
     """CPU tensors of torch."""
 
     name = "torch"
+    kernels: Any = None
 
     def prepare(self, name: str, value: Any) -> torch.Tensor:
-        if value.device.type != "cpu":
-            raise ValueError(
-                f"tensor {name!r}: expected a tensor on the CPU, got device {value.device}; this version has no "
-                "kernels for it (nnsym_fast.show_config() says more), move it with .cpu()"
-            )
+        self._check_device(name, value)
         if value.layout is not torch.strided or value.is_quantized:
             raise TypeError(f"tensor {name!r}: expected a dense tensor, got layout {value.layout}; use .to_dense()")
         if value.numel() and not value.data_ptr():
@@ -34,6 +33,13 @@ class TorchFramework:
         # Conjugate and negative views keep their flag in the metadata, which a kernel cannot see.
         tensor = tensor.resolve_neg().resolve_conj().contiguous()
         return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
+
+    def _check_device(self, name: str, value: Any) -> None:
+        if value.device.type != "cpu":
+            raise ValueError(
+                f"tensor {name!r}: expected a tensor on the CPU, got device {value.device}; kernels serve CPU and CUDA "
+                "tensors, all tensors of a call on one device; move it with .cpu()"
+            )
 
     def dtype_name(self, value: Any) -> str:
         return str(value.dtype).removeprefix("torch.")
@@ -54,8 +60,10 @@ class TorchFramework:
         return value.flip(0)
 
     def check_out(self, name: str, out: Any, like: Any) -> None:
-        if not isinstance(out, torch.Tensor) or out.device.type != "cpu":
-            raise TypeError(f"out[{name!r}]: expected a torch tensor on the CPU, got {type(out).__name__}")
+        if not isinstance(out, torch.Tensor) or out.device != like.device:
+            where = "the CPU" if like.device.type == "cpu" else like.device
+            got = f"{type(out).__name__}{f' on {out.device}' if isinstance(out, torch.Tensor) else ''}"
+            raise TypeError(f"out[{name!r}]: expected a torch tensor on {where}, got {got}")
         if out.dtype != like.dtype:
             raise TypeError(f"out[{name!r}]: expected dtype {like.dtype}, got {out.dtype}")
         if not out.is_contiguous() or out.requires_grad or out.data_ptr() % out.element_size():
@@ -71,7 +79,32 @@ class TorchFramework:
         return value.data_ptr(), value.data_ptr() + value.nbytes
 
 
+class DeviceFramework(TorchFramework):
+    """Tensors of one CUDA device."""
+
+    kernels = device_kernels
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def _check_device(self, name: str, value: Any) -> None:
+        if value.device != self.device:
+            raise ValueError(
+                f"tensor {name!r}: expected a tensor on {self.device}, as other tensors of params are, got device "
+                f"{value.device}; move all of them to one device with .to()"
+            )
+
+    def empty(self, shape: tuple[int, ...], like: Any) -> torch.Tensor:
+        return torch.empty(shape, dtype=like.dtype, device=self.device)
+
+
 FRAMEWORK = TorchFramework()
+_on_device = lru_cache(maxsize=64)(DeviceFramework)
+
+
+def framework_of(value: torch.Tensor) -> TorchFramework:
+    """The framework of the tensors that lie where this one does."""
+    return _on_device(value.device) if _device.serves(value) else FRAMEWORK
 
 
 def needs_grad(values: Sequence[Any]) -> bool:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnsym_fast import _matrices
+from nnsym_fast import _device, _matrices
 from nnsym_fast._torch.wilson import REAL, Tensor, expm, keeps, transport
 
 __all__ = ["MATRICES", "TorchMatrices"]
 
 
 class TorchMatrices:
-    """CPU tensors of torch; meta tensors give shapes."""
+    """Tensors of torch on the CPU or a CUDA device; meta tensors give shapes."""
 
     xp: Any = torch
 
@@ -28,10 +28,10 @@ class TorchMatrices:
         return value
 
     def _check_device(self, name: str, value: Tensor) -> None:
-        if value.device.type not in ("cpu", "meta"):
+        if value.device.type not in ("cpu", "cuda", "meta"):
             raise ValueError(
-                f"{name}: expected a tensor on the CPU, got device {value.device}; there are no kernels for it in this "
-                "version (nnsym_fast.show_config() says more), move it with .cpu()"
+                f"{name}: expected a tensor on the CPU or a CUDA device, got device {value.device}, which has no "
+                "kernels; move it with .cpu()"
             )
 
     def match(self, name: str, value: Tensor, other: str, like: Tensor) -> None:
@@ -88,6 +88,12 @@ class TorchMatrices:
         return torch.nn.functional.pad(x, (0, 1), value=1.0)
 
     def solve(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        """a^-1 b; on a device, where a check would wait for it, NaN in place of an error where a is singular."""
+        if _device.serves(a):
+            solved, info = torch.linalg.solve_ex(a, b)
+            singular = torch.where(info == 0, 0.0, torch.nan).to(REAL[a.dtype])
+            checked: Tensor = solved + singular[..., None, None]
+            return checked
         try:
             result: Tensor = torch.linalg.solve(a, b)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]

@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnsym_fast import _device
+from nnsym_fast._device import ode as device
 from nnsym_fast._torch.problems import decode, decode_field, encode, encode_field
 from nnsym_fast._torch.recognise import recognise
-from nnsym_fast._torch.wilson import _front, _numpy, _route, _tensor
+from nnsym_fast._torch.wilson import _front, _numpy, _route
 from nnsym_fast.ode import plans
 from nnsym_fast.ode.plans import Problem
 
 __all__ = ["ODE", "TorchOde"]
 
 Tensor = torch.Tensor
+
+KINDS = ("cpu", "cuda")  # of device, with kernels
 
 
 def _slices(call: Any, info: Any, in_dims: Any, args: Any, out_dims: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
@@ -49,13 +53,24 @@ def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
 # --- the field
 
 
+def _evaluate(code: Any, params: Tensor, knots: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    if _device.serves(y):
+        return device.field(code, params, knots, t, y)
+    return torch.from_numpy(plans.field(code, *(_numpy(x) for x in (params, knots, t, y))))
+
+
+def _vjp(code: Any, params: Tensor, knots: Tensor, t: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if _device.serves(y):
+        return device.field_vjp(code, params, knots, t, y, a)
+    gy, gparams, gt = plans.field_vjp(code, *(_numpy(x) for x in (params, knots, t, y, a)))
+    return torch.from_numpy(gy), torch.from_numpy(gparams), torch.from_numpy(gt)
+
+
 @torch.library.custom_op("nnsym_fast::ode_field_vjp", mutates_args=())
 def _field_vjp_op(
     params: Tensor, knots: Tensor, t: Tensor, y: Tensor, a: Tensor, ints: Sequence[int], floats: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    code = decode_field(tuple(ints), tuple(floats))
-    gy, gparams, gt = plans.field_vjp(code, *(_numpy(x) for x in (params, knots, t, y, a)))
-    return torch.from_numpy(gy), torch.from_numpy(gparams), torch.from_numpy(gt)
+    return _vjp(decode_field(tuple(ints), tuple(floats)), params, knots, t, y, a)
 
 
 @_field_vjp_op.register_fake
@@ -76,8 +91,7 @@ _field_vjp = _route(_field_vjp_op, _nothing, _once, _field_vjp_vmap)
 def _field_op(
     params: Tensor, knots: Tensor, t: Tensor, y: Tensor, ints: Sequence[int], floats: Sequence[float]
 ) -> Tensor:
-    code = decode_field(tuple(ints), tuple(floats))
-    return torch.from_numpy(plans.field(code, _numpy(params), _numpy(knots), _numpy(t), _numpy(y)))
+    return _evaluate(decode_field(tuple(ints), tuple(floats)), params, knots, t, y)
 
 
 @_field_op.register_fake
@@ -124,11 +138,19 @@ def _pull(
     problem: Problem, values: Sequence[Tensor], backsolve: bool, want_t: bool, states: Any = None
 ) -> tuple[Any, Any, Any]:
     """Gradients of y0, parameters and t, by kernels."""
-    params, knots, y0, t, ys, status, grad = (_numpy(x) for x in values)
+    params, knots, y0, t, ys, status, grad = values
+    if _device.serves(y0):
+        if backsolve:
+            return device.adjoint(problem, params, knots, t, ys, grad, want_t)[:3]
+        return device.gradient(problem, params, knots, y0, t, ys, status, grad, want_t, states)
+    p, k, y, times, reached, ends, g = (_numpy(x) for x in values)
+    found: Sequence[Any] = ()
     if not backsolve:
-        return plans.gradient(problem, params, knots, y0, t, ys, status, grad, want_t, states)
-    gy0, gparams, gt, worst = plans.adjoint(problem, params, knots, t, ys, grad, want_t)
-    plans.warn(worst)
+        found = plans.gradient(problem, p, k, y, times, reached, ends, g, want_t, states)
+    else:
+        *found, worst = plans.adjoint(problem, p, k, times, reached, g, want_t)
+        plans.warn(worst)
+    gy0, gparams, gt = (None if x is None else torch.from_numpy(x) for x in found)
     return gy0, gparams, gt
 
 
@@ -151,7 +173,7 @@ def _gradient_op(
     """Gradients of y0, parameters and t: through the steps taken, or by the backsolve of the given problem."""
     problem = decode(method, tuple(ints), tuple(floats))
     gy0, gparams, gt = _pull(problem, (params, knots, y0, t, ys, status, grad), backsolve, want_t)
-    return torch.from_numpy(gy0), _tensor(gparams if want_params else None, params), _tensor(gt, t)
+    return gy0, gparams if want_params else params.new_empty(0), t.new_empty(0) if gt is None else gt
 
 
 @_gradient_op.register_fake
@@ -196,6 +218,8 @@ _gradient = _route(_gradient_op, _nothing, _once, _gradient_vmap)
 def _integrate(
     problem: Problem, params: Tensor, knots: Tensor, y0: Tensor, t: Tensor, warn: bool, states: Any = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if _device.serves(y0):
+        return device.integrate(problem, params, knots, y0, t, states)
     found = plans.integrate(problem, _numpy(params), _numpy(knots), _numpy(y0), _numpy(t), states)
     if warn:
         plans.warn(found.status)
@@ -285,8 +309,14 @@ def _plain(*values: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
-        and all(type(value) in (Tensor, torch.nn.Parameter) and value.device.type == "cpu" for value in values)
+        and all(type(value) in (Tensor, torch.nn.Parameter) and value.device.type in KINDS for value in values)
     )
+
+
+def _state_buffer(problem: Problem, y0: Tensor, t: Tensor) -> Any:
+    if _device.serves(y0):
+        return device.state_buffer(problem, y0, t)
+    return plans.state_buffer(problem, _numpy(y0), _numpy(t))
 
 
 class _Solve(torch.autograd.Function):
@@ -296,13 +326,14 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         params, knots, y0, t, problem, back, warn = args
         keep = back is None and any(ctx.needs_input_grad)
-        ctx.states = plans.state_buffer(problem, _numpy(y0), _numpy(t)) if keep else None
+        ctx.states = _state_buffer(problem, y0, t) if keep else None
         found = _integrate(problem, params, knots, y0, t, warn, ctx.states)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*found[1:])
         ctx.problem = problem, back
-        # What was reached is read by the backsolve alone, and where samples failed: else the result is the user's.
-        needed = back is not None or bool(found[1].any())
+        # What was reached is read by the backsolve alone, and where samples failed, which a device does not tell yet:
+        # else the result is the user's.
+        needed = back is not None or _device.serves(y0) or bool(found[1].any())
         ctx.save_for_backward(params, knots, y0, t, found[0] if needed else y0.new_empty(0), found[1])
         return found
 
@@ -317,8 +348,7 @@ class _Solve(torch.autograd.Function):
         if torch.is_grad_enabled():  # the operator knows that second derivatives are missing
             gy0, gparams, gt = _gradient(*values, *encode(back or problem), back is not None, want_params, want_t)
         else:
-            pulled = _pull(back or problem, values, back is not None, want_t, ctx.states)
-            gy0, gparams, gt = (None if x is None else torch.from_numpy(x) for x in pulled)
+            gy0, gparams, gt = _pull(back or problem, values, back is not None, want_t, ctx.states)
         found = (gparams if want_params else None, None, gy0 if want_y0 else None, gt if want_t else None)
         return *found, None, None, None
 
@@ -331,7 +361,7 @@ class _Field(torch.autograd.Function):
         params, knots, t, y, code = args
         ctx.code = code
         ctx.save_for_backward(params, knots, t, y)
-        return torch.from_numpy(plans.field(code, *(_numpy(x) for x in (params, knots, t, y))))
+        return _evaluate(code, params, knots, t, y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -339,8 +369,7 @@ class _Field(torch.autograd.Function):
         if torch.is_grad_enabled():
             gy, gparams, gt = _field_vjp(*values, *encode_field(ctx.code))
         else:
-            found = plans.field_vjp(ctx.code, *(_numpy(x) for x in values))
-            gy, gparams, gt = (torch.from_numpy(x) for x in found)
+            gy, gparams, gt = _vjp(ctx.code, *values)
         want_params, _, want_t, want_y, _ = ctx.needs_input_grad
         return gparams if want_params else None, None, gt if want_t else None, gy if want_y else None, None
 
@@ -349,7 +378,7 @@ class _Field(torch.autograd.Function):
 
 
 class TorchOde:
-    """CPU tensors of torch; meta tensors give shapes."""
+    """Tensors of torch on the CPU or a CUDA device; meta tensors give shapes."""
 
     xp: Any = torch
     recognise = staticmethod(recognise)
@@ -358,29 +387,35 @@ class TorchOde:
         """All parameters as one vector; arrays of NumPy are constants."""
         if not parts:
             return torch.empty(0, dtype=like.dtype, device=like.device)  # not new_empty, which vmap would map
-        tensors = [x if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x)) for x in parts]
+        tensors = [x if isinstance(x, Tensor) else self._constant(x, like) for x in parts]
         return torch.cat([x.reshape(-1) for x in tensors])
 
     def constant(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)
 
+    def _constant(self, values: Any, like: Tensor) -> Tensor:
+        """An array of NumPy on the device of ``like``."""
+        if like.device.type == "cuda" and not torch.compiler.is_compiling():
+            return device.upload(np.ascontiguousarray(values), like)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(like.device)
+
     def times(self, t: Any, like: Tensor) -> Tensor:
-        """Times as float64 on the device of ``like``."""
+        """Times as float64 on the device of ``like``, or on the CPU for a CUDA device, where their values are known."""
+        home = torch.device("cpu") if like.device.type == "cuda" else like.device
         if isinstance(t, Tensor):
-            if t.device != like.device:
-                raise ValueError(f"t: expected device {like.device}, that of y0, got {t.device}")
+            if t.device not in (like.device, home):
+                other = "" if home == like.device else " or cpu"
+                raise ValueError(f"t: expected device {like.device}, that of y0,{other} got {t.device}")
             if t.is_complex() or t.dtype == torch.bool:
                 raise TypeError(f"t: expected real times, got dtype {t.dtype}")
             return t if t.dtype == torch.float64 else t.to(torch.float64)
         if isinstance(t, np.ndarray):
-            return torch.from_numpy(np.array(t, np.float64)).to(like.device)
-        return torch.tensor(t, dtype=torch.float64, device=like.device)
+            return torch.from_numpy(np.array(t, np.float64)).to(home)
+        return torch.tensor(t, dtype=torch.float64, device=home)
 
     def _knots(self, field: Any, like: Tensor) -> Tensor:
         knots = field.knots()
-        if isinstance(knots, Tensor):
-            return knots
-        return torch.from_numpy(knots).to(like.device)
+        return knots if isinstance(knots, Tensor) else self._constant(knots, like)
 
     def field(self, field: Any, t: Any, y: Tensor) -> Tensor:
         times = self.times(t, y)

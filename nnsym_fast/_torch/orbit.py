@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from nnsym_fast import orbit
-from nnsym_fast._torch.framework import FRAMEWORK
+from nnsym_fast import _device, orbit
+from nnsym_fast._torch.framework import framework_of
 from nnsym_fast.elements import SiteElements
 from nnsym_fast.groups import Group
 from nnsym_fast.symmetry import SymmetrySpec
@@ -38,12 +38,9 @@ def _names(group: Group) -> list[str]:
 
 
 def _elements_of(spec: SymmetrySpec, parts: Sequence[torch.Tensor]) -> dict[str, SiteElements]:
-    """Elements from the arrays that they have, flattened over the sites."""
-    rest = iter(parts)
-    return {
-        site: SiteElements(**{name: next(rest).contiguous().numpy() for name in _names(group)})
-        for site, group in spec.sites.items()
-    }
+    """Elements from the arrays that they have, flattened over the sites; those of a device stay there."""
+    arrays: Iterator[Any] = (part.contiguous() if _device.serves(part) else part.contiguous().numpy() for part in parts)
+    return {site: SiteElements(**{name: next(arrays) for name in _names(group)}) for site, group in spec.sites.items()}
 
 
 def _inverse_parts(spec: SymmetrySpec, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -84,7 +81,8 @@ def _act(
 ) -> list[torch.Tensor]:
     symmetry = _spec(spec)
     params = dict(zip(symmetry.legs, tensors, strict=True))
-    return list(orbit.apply(symmetry, _elements_of(symmetry, parts), params, stacked, FRAMEWORK).values())
+    elements, framework = _elements_of(symmetry, parts), framework_of(tensors[0])
+    return list(orbit.apply(symmetry, elements, params, stacked, framework).values())
 
 
 @_act.register_fake
@@ -127,7 +125,7 @@ def differentiable_act(
     """
     touched = _touched(spec)
     parts = [
-        torch.from_numpy(getattr(elements[site], name)) for site, group in spec.sites.items() for name in _names(group)
+        torch.as_tensor(getattr(elements[site], name)) for site, group in spec.sites.items() for name in _names(group)
     ]
     tensors = [params[name] for name in touched.legs]
     moved = _act(tensors, parts, touched.to_json(), count, stacked) if tensors else []

@@ -279,11 +279,12 @@ def _agrees(module: nn.Module, found: ModuleMLP, times: Sequence[float] = (0.7, 
         except Exception as error:
             raise Unknown(f"its forward failed for y of shape {tuple(y.shape)}: {error}") from None
         with torch.no_grad():
-            values = plans.field(found.code(), found.flat(y).numpy(), found.knots(), t.double().numpy(), y.numpy())
+            params, states = (x.cpu().numpy() for x in (found.flat(y), y))
+            values = plans.field(found.code(), params, found.knots(), t.double().cpu().numpy(), states)
         tolerance = 1e-3 if w.dtype == torch.float32 else 1e-8
         if not isinstance(expected, Tensor) or expected.shape != y.shape:
             raise Unknown("its forward does not return a tensor of the shape of y")
-        if not torch.allclose(torch.from_numpy(values), expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+        if not torch.allclose(torch.from_numpy(values), expected.cpu(), rtol=tolerance, atol=tolerance, equal_nan=True):
             raise Unknown("its forward does not have the values of the chain of its layers")
 
 

@@ -3,6 +3,7 @@
 
 Every operator takes any leading batch axes. First derivatives are fused kernels. Where the derivative itself is to be
 differentiated, it is written with the same operators and torch's, so that derivatives of any order follow.
+Tensors on the CPU are served through NumPy, those of a device by ``_device.wilson``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnsym_fast import _matrices
+from nnsym_fast import _device, _matrices
+from nnsym_fast._device import wilson as kernels
 
 __all__ = ["REAL", "expm", "keeps", "transport"]
 
@@ -42,6 +44,10 @@ def _numpy(value: Tensor | None) -> Any:
 def _tensor(array: Array | None, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The array as a tensor; an operator cannot return None, so it returns an empty tensor instead."""
     return like.new_empty(0, dtype=dtype) if array is None else torch.from_numpy(array)
+
+
+def _or_empty(value: Tensor | None, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return like.new_empty(0, dtype=dtype) if value is None else value
 
 
 def keeps(*values: Tensor | None) -> bool:
@@ -96,6 +102,8 @@ def _front(value: Tensor | None, axis: int | None, size: int) -> Tensor | None:
 
 @torch.library.custom_op("nnsym_fast::expm", mutates_args=())
 def _expm_op(a: Tensor) -> Tensor:
+    if _device.serves(a):
+        return kernels.expm(a)
     return _tensor(_matrices.expm(_numpy(a)), a)
 
 
@@ -106,6 +114,8 @@ def _(a: Tensor) -> Tensor:
 
 @torch.library.custom_op("nnsym_fast::expm_frechet", mutates_args=())
 def _frechet_op(a: Tensor, e: Tensor) -> Tensor:
+    if _device.serves(a):
+        return kernels.expm(a, e)
     return _tensor(_matrices.expm(_numpy(a), _numpy(e)), a)
 
 
@@ -162,11 +172,16 @@ def _transport_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Result, all states (if ``save`` and the result is only the last), and exponents (of all states if ``save``)."""
     every = cumulative or save
-    out, exponent = _matrices.transport(_numpy(w), _numpy(dt), _numpy(x0), _numpy(b), order, every, log_scale)
-    states = None
+    states: Tensor | None = None
+    exponent: Tensor | None = None
+    if _device.serves(w):
+        out, exponent = kernels.transport(w, dt, x0, b, order, every, log_scale)
+    else:
+        array, powers = _matrices.transport(_numpy(w), _numpy(dt), _numpy(x0), _numpy(b), order, every, log_scale)
+        out, exponent = torch.from_numpy(array), None if powers is None else torch.from_numpy(powers)
     if save and not cumulative:
-        states, out = out, out[..., -1, :, :].copy()
-    return _tensor(out, w), _tensor(states, w), _tensor(exponent, w, torch.int32)
+        states, out = out, out[..., -1, :, :].clone()
+    return out, _or_empty(states, w), _or_empty(exponent, w, torch.int32)
 
 
 @_transport_op.register_fake
@@ -189,6 +204,28 @@ def _(
     return out, states, exponent
 
 
+def _backward_on_device(
+    w: Tensor,
+    dt: Tensor | None,
+    x0: Tensor | None,
+    states: Tensor | None,
+    exponent: Tensor | None,
+    grad: Tensor,
+    order: int,
+    cumulative: bool,
+    log_scale: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``_backward_op`` without NumPy."""
+    shift = scale = None
+    if log_scale:
+        all_steps = kernels.exponents(w, dt, x0, order) if exponent is None else exponent
+        shift = all_steps.diff(dim=-1)
+        scale = kernels.power_of_two(-all_steps[..., :1, None], REAL[w.dtype])
+        x0 = scale * (torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) if x0 is None else x0)
+    gw, gdt, gx0 = kernels.transport_backward(w, dt, x0, states, shift, grad, order, cumulative)
+    return gw, _or_empty(gdt, w, REAL[w.dtype]), gx0 if scale is None else gx0 * scale
+
+
 @torch.library.custom_op("nnsym_fast::transport_backward", mutates_args=())
 def _backward_op(
     w: Tensor,
@@ -202,6 +239,8 @@ def _backward_op(
     log_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of w, dt and x0. Without states they are computed again, O(sqrt T) of them at a time."""
+    if _device.serves(w):
+        return _backward_on_device(w, dt, x0, states, exponent, grad, order, cumulative, log_scale)
     arrays = _numpy(w), _numpy(dt), _numpy(x0)
     shift = scale = None
     if log_scale:

@@ -71,7 +71,7 @@ class Linear(Field):
             from nnsym_fast import _torch
 
             self._knots = _torch.ODE.constant(knots)
-            steps, spans = (_torch.ODE.constant(x).to(self.w.dtype) for x in (steps, spans))
+            steps, spans = (_torch.ODE.constant(x).to(self.w.device, self.w.dtype) for x in (steps, spans))
         else:
             self._knots = np.array(knots)
             steps, spans = (np.array(x, self.w.dtype) for x in (steps, spans))
@@ -107,7 +107,7 @@ def _knots(t: Any, interpolation: str) -> tuple[float, ...]:
         return 0.0, 1.0  # one piece, and times beyond it continue it
     if t is None:
         raise ValueError(f"t: expected the knots (K + 1,) of interpolation={interpolation!r}, got None")
-    knots = np.array(t.detach() if is_torch(t) else t, np.float64)
+    knots = np.array(t.detach().cpu() if is_torch(t) else t, np.float64)
     if knots.ndim != 1 or len(knots) < 2 or not np.isfinite(knots).all() or not (np.diff(knots) > 0).all():
         raise ValueError(f"t: expected at least 2 finite ascending knots (K + 1,), got {knots}")
     return tuple(knots.tolist())

@@ -124,10 +124,10 @@ def check_state(name: str, y: Any, field: Field) -> Any:
     if not torch:
         y = native(y)
     kind = check_float(name, y)
-    if torch and y.device.type not in ("cpu", "meta"):
+    if torch and y.device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(
-            f"{name}: expected a tensor on the CPU, got device {y.device}; there are no kernels for it in this "
-            "version (nnsym_fast.show_config() says more), move it with .cpu()"
+            f"{name}: expected a tensor on the CPU or a CUDA device, got device {y.device}; there are no kernels for "
+            "it (nnsym_fast.show_config() says more), move it with .cpu()"
         )
     if field.dtype is not None:
         if not torch and field.framework == "torch":

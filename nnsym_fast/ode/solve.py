@@ -47,7 +47,8 @@ def odeint(
             in the kernel, too; or any function of (t, y), of NumPy arrays or torch tensors.
         y0: states ``(..., d)``, float32 or float64; for functions also complex, or a tuple of arrays.
         t: times ``(n,)``, strictly ascending or descending, or batch + ``(n,)``, one row for every sample. They are
-            float64.
+            float64. With ``y0`` on a CUDA device they may lie there, too, and are not read then: fixed steps take
+            ``steps``, not ``step_size`` or ``jump_t``, and samples whose times are not monotone become nan.
         rtol, atol: tolerances of adaptive methods, numbers or one for each component.
         method: ``euler midpoint heun2 rk4 rk4_38 bosh3 dopri5 tsit5 dopri8``; heun2, bosh3, dopri5, tsit5 and dopri8
             are adaptive; or a ``Tableau``.
@@ -59,7 +60,8 @@ def odeint(
 
     Returns:
         ``(n, *batch, d)`` of the framework and dtype of ``y0``; the first entry is ``y0``. Values that a sample did not
-        reach are nan, with one RuntimeWarning that counts them; their gradients are zero. Torch differentiates in y0,
+        reach are nan, with one RuntimeWarning that counts them; their gradients are zero. On a CUDA device nothing
+        waits for the kernel and nothing warns: :func:`solve` returns the statuses. Torch differentiates in y0,
         parameters and t, through the steps that were taken.
 
     Raises:
@@ -312,6 +314,8 @@ def _run(
             control = _with_jumps(adjoint[0].control, field)
             back = problem._replace(method=adjoint[0].method, control=control)
         ys, status, stats, t_end, y_end = _torch.ODE.solve(problem, field, y0, times, back, warn)
+        if not warn:
+            times = times.to(y0.device)
         return times, ys, status, stats, t_end, y_end if warn else _torch.ODE.end(ys, status, y_end)
     times = _times(t)
     plans.check_times_shape(times.shape, y0.shape[:-1])
@@ -378,6 +382,8 @@ def _drive(
         ys, status, stats, t_end, y_end = found
         if warn:
             plans.warn(np.asarray(status.detach() if is_torch(status) else status))
+        elif is_torch(parts[0]):
+            times, status, stats, t_end = (x.to(parts[0].device) for x in (times, status, stats, t_end))
         return times, ys, status, stats, t_end, y_end
     backward, params = adjoint
     if params is None and isinstance(call, (Field, _WithoutTime)):

@@ -11,6 +11,7 @@ import pytest
 from orbit_cases import DTYPES, PARAMS, SPEC, STATE, STATE_PARAMS, mlp, tensors_of, wrong
 
 import nnsym_fast as nf
+from nnsym_fast import _device
 from nnsym_fast.elements import Elements, SiteElements
 from nnsym_fast.groups import Heads, Monomial, Permutation, Scaling, Signs
 from nnsym_fast.symmetry import Leg, Segments, SymmetrySpec
@@ -39,10 +40,10 @@ SHAPES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 
 
-def random_tensors(lead: tuple[int, ...] = (), dtype: Any = None, seed: int = 0) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
+def random_tensors(lead: tuple[int, ...] = (), device: Any = "cpu") -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
     return {
-        name: torch.randn((*lead, *shape), generator=generator, dtype=dtype or torch.float64).requires_grad_()
+        name: torch.randn((*lead, *shape), generator=generator, dtype=torch.float64).to(device).requires_grad_()
         for name, shape in SHAPES.items()
     }
 
@@ -56,26 +57,27 @@ def as_function(elements: Any, stacked: bool) -> Callable[..., tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_gradients(stacked: bool) -> None:
+def test_gradients(any_device: Any, stacked: bool) -> None:
     """First and second derivatives against finite differences."""
-    tensors = tuple(random_tensors((N,) if stacked else ()).values())
+    tensors = tuple(random_tensors((N,) if stacked else (), any_device).values())
     function = as_function(SMALL.sample(N, seed=1), stacked)
-    assert torch.autograd.gradcheck(function, tensors)
-    assert torch.autograd.gradgradcheck(function, tensors)
+    fast = _device.serves(tensors[0])  # along random directions
+    assert torch.autograd.gradcheck(function, tensors, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(function, tensors, fast_mode=fast)
 
 
-def test_gradients_of_partial_elements() -> None:
+def test_gradients_of_partial_elements(any_device: Any) -> None:
     """A part that the caller leaves out is the identity's."""
     elements = SMALL.sample(N, seed=1)
     given = {**elements, "a": (elements["a"].perm, None, None), "p": (None, None, None)}
-    assert torch.autograd.gradcheck(as_function(given, False), tuple(random_tensors().values()))
+    assert torch.autograd.gradcheck(as_function(given, False), tuple(random_tensors((), any_device).values()))
 
 
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_autograd_changes_no_bit(dtype: str, stacked: bool) -> None:
+def test_autograd_changes_no_bit(any_device: Any, dtype: str, stacked: bool) -> None:
     spec, params = mlp([3, 40, 9, 2], "float32", activation="prelu")
-    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors_of(params).items()}
+    tensors = {name: tensor.to(any_device, getattr(torch, dtype)) for name, tensor in tensors_of(params).items()}
     if stacked:
         tensors = {name: tensor.expand(N, *tensor.shape) * 1 for name, tensor in tensors.items()}
     elements = spec.sample(N, seed=2)
@@ -94,11 +96,13 @@ def test_autograd_changes_no_bit(dtype: str, stacked: bool) -> None:
     assert with_some["0.bias"].requires_grad
 
 
-def test_the_gradient_is_the_transpose() -> None:
+def test_the_gradient_is_the_transpose(any_device: Any) -> None:
     """grad_theta <xi, g.theta> = sum over k of g_k^T xi_k = act of g^-1 on the dual spec."""
     spec = SymmetrySpec(SMALL.sites, {name: axes for name, axes in SMALL.legs.items() if SMALL.touched(name)})
-    tensors = {name: tensor for name, tensor in random_tensors().items() if name in spec.legs}
-    xi = {name: torch.randn(N, *tensor.shape, dtype=torch.float64) for name, tensor in tensors.items()}
+    tensors = {name: tensor for name, tensor in random_tensors((), any_device).items() if name in spec.legs}
+    xi = {
+        name: torch.randn(N, *tensor.shape, dtype=torch.float64, device=any_device) for name, tensor in tensors.items()
+    }
     elements = spec.sample(N, seed=1)
     moved = nf.act(spec, elements, tensors)
     sum((xi[name] * moved[name]).sum() for name in spec.legs).backward()
@@ -108,8 +112,8 @@ def test_the_gradient_is_the_transpose() -> None:
 
 
 @pytest.mark.parametrize("names", [["tied"], ["free"], ["number", "cut"], list(SHAPES)])
-def test_gradients_of_some_results(names: list[str]) -> None:
-    tensors = random_tensors()
+def test_gradients_of_some_results(any_device: Any, names: list[str]) -> None:
+    tensors = random_tensors((), any_device)
     moved = nf.act(SMALL, SMALL.sample(N), tensors)
     sum(moved[name].square().sum() for name in names).backward()
     for name, tensor in tensors.items():
@@ -117,35 +121,35 @@ def test_gradients_of_some_results(names: list[str]) -> None:
         assert reached == (name in names)
 
 
-def test_gradients_keep_their_dtype() -> None:
+def test_gradients_keep_their_dtype(any_device: Any) -> None:
     spec, params = mlp([3, 5, 2])
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        tensors = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors_of(params).items()}
+        tensors = {name: tensor.to(any_device, dtype).requires_grad_() for name, tensor in tensors_of(params).items()}
         sum(tensor.sum() for tensor in nf.act(spec, spec.sample(N), tensors).values()).backward()
         assert {tensor.grad.dtype for tensor in tensors.values()} == {dtype}
 
 
-def test_no_elements_have_a_gradient_of_zero() -> None:
-    tensors = random_tensors()
+def test_no_elements_have_a_gradient_of_zero(any_device: Any) -> None:
+    tensors = random_tensors((), any_device)
     moved = nf.act(SMALL, SMALL.sample(0), tensors)
     assert moved["tied"].shape == (0, 3, 3)
     sum(tensor.sum() for tensor in moved.values()).backward()
     assert all(not tensor.grad.any() for tensor in tensors.values())
 
 
-def test_a_network_without_sites_has_gradients() -> None:
+def test_a_network_without_sites_has_gradients(any_device: Any) -> None:
     spec = SymmetrySpec({}, {"w": (None,)})
-    w = torch.ones(2, requires_grad=True)
+    w = torch.ones(2, requires_grad=True, device=any_device)
     nf.act(spec, spec.sample(5), {"w": w})["w"].sum().backward()
     assert w.grad.tolist() == [5, 5]
-    stack = torch.ones(3, 2, requires_grad=True)
+    stack = torch.ones(3, 2, requires_grad=True, device=any_device)
     nf.act(spec, {}, {"w": stack}, stacked=True)["w"].sum().backward()
     assert stack.grad.shape == (3, 2)
 
 
-def test_state_beside_parameters() -> None:
+def test_state_beside_parameters(any_device: Any) -> None:
     """Integer tensors pass through a differentiable call; only what needs a gradient gets one."""
-    tensors = tensors_of(STATE_PARAMS)
+    tensors = {name: tensor.to(any_device) for name, tensor in tensors_of(STATE_PARAMS).items()}
     tensors["w"].requires_grad_()
     moved = nf.act(STATE, STATE.sample(4), tensors)
     assert {name: tensor.dtype for name, tensor in moved.items()} == {n: t.dtype for n, t in tensors.items()}
@@ -155,14 +159,14 @@ def test_state_beside_parameters() -> None:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_the_operator_is_registered_well(stacked: bool) -> None:
+def test_the_operator_is_registered_well(any_device: Any, stacked: bool) -> None:
     """Schema, fake tensors, autograd and ahead-of-time dispatch, as torch.library checks them."""
     from nnsym_fast import _torch
 
     spec = _torch._touched(SMALL)
-    tensors = [t for name, t in random_tensors((N,) if stacked else ()).items() if name in spec.legs]
+    tensors = [t for name, t in random_tensors((N,) if stacked else (), any_device).items() if name in spec.legs]
     parts = [
-        torch.from_numpy(part)
+        torch.from_numpy(part).to(any_device)
         for site in SMALL.sample(N, seed=1).values()
         for part in (site.perm, site.sign, site.scale)
         if part is not None
@@ -183,10 +187,11 @@ def test_elements_may_be_read_only() -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_augment_is_act_of_fresh_elements(grad: bool) -> None:
-    stack = {name: tensor.detach().requires_grad_(grad) for name, tensor in random_tensors((8,)).items()}
+def test_augment_is_act_of_fresh_elements(any_device: Any, grad: bool) -> None:
+    stack = {name: tensor.detach().requires_grad_(grad) for name, tensor in random_tensors((8,), any_device).items()}
     moved = nf.augment(stack, SMALL, seed=5, start=11)
-    expected = nf.act(SMALL, SMALL.sample(8, seed=5, start=11), stack, stacked=True)
+    orbit = nf.Orbit({name: tensor[0] for name, tensor in stack.items()}, SMALL, seed=5)
+    expected = nf.act(SMALL, orbit.elements(11, 19), stack, stacked=True)
     for name, tensor in moved.items():
         assert torch.equal(tensor, expected[name])
         assert tensor.requires_grad == grad
@@ -194,20 +199,22 @@ def test_augment_is_act_of_fresh_elements(grad: bool) -> None:
     for name, tensor in moved.items():
         assert torch.equal(torch.cat([part[name] for part in parts]), tensor), "whatever the batch it comes in"
     if not grad:
-        buffers = {name: torch.empty(9, *shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+        buffers = {
+            name: torch.empty(9, *shape, dtype=torch.float64, device=any_device) for name, shape in SHAPES.items()
+        }
         again = nf.augment(stack, SMALL, seed=5, start=11, out=buffers)
         for name, tensor in again.items():
             assert torch.equal(tensor, moved[name])
             assert tensor.data_ptr() == buffers[name].data_ptr()
 
 
-def test_gradients_pass_through_augment() -> None:
+def test_gradients_pass_through_augment(any_device: Any) -> None:
     """A loss of augmented weights: the gradient with respect to the stack, against finite differences."""
 
     def function(*tensors: Any) -> Any:
         return nf.augment(dict(zip(SHAPES, tensors, strict=True)), SMALL, seed=5)["tied"]
 
-    assert torch.autograd.gradcheck(function, tuple(random_tensors((2,)).values()))
+    assert torch.autograd.gradcheck(function, tuple(random_tensors((2,), any_device).values()))
 
 
 # --- errors

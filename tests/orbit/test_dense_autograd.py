@@ -11,7 +11,7 @@ import pytest
 from orbit_cases import DTYPES, assert_same_bits, attention, attention_params, cast, tensors_of
 
 import nnsym_fast as nf
-from nnsym_fast import _dense
+from nnsym_fast import _dense, _device
 from nnsym_fast.groups import (
     Affine,
     GeneralLinear,
@@ -60,12 +60,13 @@ SHAPES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 
 
-def random_tensors(lead: tuple[int, ...] = (), dtype: Any = None, seed: int = 0) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn((*lead, *shape), generator=generator, dtype=dtype or torch.float64).requires_grad_()
+def random_tensors(lead: tuple[int, ...] = (), dtype: Any = None, device: Any = "cpu") -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn((*lead, *shape), generator=generator, dtype=dtype or torch.float64)
         for name, shape in SHAPES.items()
     }
+    return {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
 
 
 def as_function(elements: Any, stacked: bool) -> Callable[..., tuple[Any, ...]]:
@@ -76,13 +77,13 @@ def as_function(elements: Any, stacked: bool) -> Callable[..., tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_gradients(stacked: bool, threads: Callable[[int], None]) -> None:
+def test_gradients(any_device: Any, stacked: bool, threads: Callable[[int], None]) -> None:
     """First and second derivatives against finite differences, the second along random directions."""
     threads(1)  # thousands of tiny calls
     lead = (2,) if stacked else ()
-    tensors = tuple(random_tensors(lead).values())
+    tensors = tuple(random_tensors(lead, device=any_device).values())
     function = as_function(SMALL.sample(2, seed=1), stacked)
-    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradcheck(function, tensors, fast_mode=_device.serves(tensors[0]))
     assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
 
@@ -93,13 +94,14 @@ def test_gradients_through_the_blas(monkeypatch: pytest.MonkeyPatch, threads: Ca
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_the_gradient_is_the_transpose(stacked: bool) -> None:
+def test_the_gradient_is_the_transpose(any_device: Any, stacked: bool) -> None:
     """grad_theta <xi, g.theta> = sum over k of g_k^T xi_k = act of g^-1 on the dual spec: shifts have no part in it."""
     kept = {name: axes for name, axes in SMALL.legs.items() if SMALL.touched(name) and name != "moved"}
     sites = {name: group for name, group in SMALL.sites.items() if name != "t"}
     spec = SymmetrySpec(sites, kept)
-    tensors = {name: t for name, t in random_tensors((N,) if stacked else ()).items() if name in kept}
-    xi = {name: torch.randn(N, *SHAPES[name], dtype=torch.float64) for name in kept}
+    tensors = random_tensors((N,) if stacked else (), device=any_device)
+    tensors = {name: tensor for name, tensor in tensors.items() if name in kept}
+    xi = {name: torch.randn(N, *SHAPES[name]).to(tensors[name]) for name in kept}
     elements = spec.sample(N, seed=1)
     moved = nf.act(spec, elements, tensors, stacked=stacked)
     sum((xi[name] * moved[name]).sum() for name in kept).backward()
@@ -145,16 +147,16 @@ def test_orbits_of_torch_tensors() -> None:
     assert torch.equal(dataset[7]["qkv.bias"], orbit[7]["qkv.bias"])
 
 
-def test_gradients_keep_their_dtype() -> None:
+def test_gradients_keep_their_dtype(any_device: Any) -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        tensors = random_tensors(dtype=dtype)
+        tensors = random_tensors(dtype=dtype, device=any_device)
         sum(tensor.sum() for tensor in nf.act(SMALL, SMALL.sample(N), tensors).values()).backward()
         assert {tensor.grad.dtype for tensor in tensors.values()} == {dtype}
 
 
 @pytest.mark.parametrize("names", [["key"], ["moved"], ["both", "cut"], list(SHAPES)])
-def test_gradients_of_some_results(names: list[str]) -> None:
-    tensors = random_tensors()
+def test_gradients_of_some_results(any_device: Any, names: list[str]) -> None:
+    tensors = random_tensors(device=any_device)
     moved = nf.act(SMALL, SMALL.sample(N), tensors)
     sum(moved[name].square().sum() for name in names).backward()
     for name, tensor in tensors.items():
@@ -174,10 +176,12 @@ def test_a_shift_alone_has_the_gradient_of_one() -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_augment_is_act_of_fresh_elements(grad: bool) -> None:
-    stack = {name: tensor.detach().requires_grad_(grad) for name, tensor in random_tensors((8,)).items()}
+def test_augment_is_act_of_fresh_elements(any_device: Any, grad: bool) -> None:
+    random = random_tensors((8,), device=any_device)
+    stack = {name: tensor.detach().requires_grad_(grad) for name, tensor in random.items()}
     moved = nf.augment(stack, SMALL, seed=5, start=11)
-    expected = nf.act(SMALL, SMALL.sample(8, seed=5, start=11), stack, stacked=True)
+    orbit = nf.Orbit({name: tensor[0] for name, tensor in stack.items()}, SMALL, seed=5)
+    expected = nf.act(SMALL, orbit.elements(11, 19), stack, stacked=True)
     for name, tensor in moved.items():
         assert torch.equal(tensor, expected[name])
         assert tensor.requires_grad == grad
@@ -187,14 +191,15 @@ def test_augment_is_act_of_fresh_elements(grad: bool) -> None:
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_the_operator_is_registered_well(stacked: bool) -> None:
+def test_the_operator_is_registered_well(any_device: Any, stacked: bool) -> None:
     """Schema, fake tensors, autograd and ahead-of-time dispatch, as torch.library checks them."""
     from nnsym_fast import _torch
 
     spec = _torch._touched(SMALL)
-    tensors = [t for name, t in random_tensors((N,) if stacked else ()).items() if name in spec.legs]
+    random = random_tensors((N,) if stacked else (), device=any_device)
+    tensors = [tensor for name, tensor in random.items() if name in spec.legs]
     parts = [
-        torch.from_numpy(part)
+        torch.from_numpy(part).to(any_device)
         for site in SMALL.sample(N, seed=1).values()
         for part in vars(site).values()
         if part is not None
@@ -204,9 +209,9 @@ def test_the_operator_is_registered_well(stacked: bool) -> None:
 
 # Dynamo looks through the caches of compiled specs, and says so.
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_a_compiled_function_computes_the_same() -> None:
+def test_a_compiled_function_computes_the_same(any_device: Any) -> None:
     elements = SMALL.sample(N, seed=1)
-    tensors = random_tensors()
+    tensors = random_tensors(device=any_device)
 
     def loss(params: dict[str, Any]) -> Any:
         moved = nf.act(SMALL, elements, params)

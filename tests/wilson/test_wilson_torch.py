@@ -25,9 +25,19 @@ def test_gradients(name: str, kind: str) -> None:
     assert torch.autograd.gradgradcheck(CASES[name].function, args, fast_mode=kind == "complex")
 
 
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize(
+    "name", ["expm", "ordered log checkpoint", "cumulative log", "line 2", "line 6 checkpoint", "gauge"]
+)
+def test_gradients_on_a_device(name: str, kind: str, device: Any) -> None:
+    args = arguments(name, kind, device=device)
+    assert torch.autograd.gradcheck(CASES[name].function, args, fast_mode=True)
+    assert torch.autograd.gradgradcheck(CASES[name].function, args, fast_mode=True)
+
+
 @pytest.mark.parametrize("name", ["expm", "line 4", "cumulative log"])
-def test_third_derivatives(name: str) -> None:
-    args = arguments(name)
+def test_third_derivatives(name: str, any_device: Any) -> None:
+    args = arguments(name, device=any_device)
 
     def slope(*args: Any) -> Any:
         return torch.autograd.grad(loss(name)(*args), args, create_graph=True)
@@ -36,9 +46,9 @@ def test_third_derivatives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ordered", "ordered log", "line 2", "line 6 checkpoint", "flow"])
-def test_gradients_of_some_arguments_only(name: str) -> None:
+def test_gradients_of_some_arguments_only(name: str, any_device: Any) -> None:
     """Each argument alone gives the gradient that it has beside the others."""
-    args = arguments(name)
+    args = arguments(name, device=any_device)
     together = torch.autograd.grad(loss(name)(*args), args)
     for position, expected in enumerate(together):
         alone = [value.detach().requires_grad_(i == position) for i, value in enumerate(args)]
@@ -47,9 +57,9 @@ def test_gradients_of_some_arguments_only(name: str) -> None:
         assert all(value.grad is None for i, value in enumerate(alone) if i != position)
 
 
-def test_exponents_are_constants() -> None:
+def test_exponents_are_constants(any_device: Any) -> None:
     """The derivative of p 2^e at constant e is that of the product."""
-    (u,) = arguments("ordered")
+    (u,) = arguments("ordered", device=any_device)
     for options in ({}, {"checkpoint": True}):
         p, exponent = ordered_product(u, log_scale=True, **options)
         assert exponent.dtype == torch.int32
@@ -59,9 +69,9 @@ def test_exponents_are_constants() -> None:
         close(scaled, plain)
 
 
-def test_gradients_of_products_out_of_range() -> None:
+def test_gradients_of_products_out_of_range(any_device: Any) -> None:
     """A product of 2^600 in float32: its normalised form has gradients, with and without checkpoints."""
-    u = torch.full((600, 1, 1), 2.0, requires_grad=True)
+    u = torch.full((600, 1, 1), 2.0, device=any_device, requires_grad=True)
     for checkpoint in (False, True):
         p, exponent = ordered_product(u, log_scale=True, checkpoint=checkpoint)
         assert (p.item(), exponent.item()) == (0.5, 601)
@@ -70,9 +80,9 @@ def test_gradients_of_products_out_of_range() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, T, D, D), (N, 0, D, D), (0, D, D)])
-def test_gradients_of_nothing(shape: tuple[int, ...]) -> None:
-    u = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-    dt = torch.ones((), dtype=torch.float64, requires_grad=True)
+def test_gradients_of_nothing(shape: tuple[int, ...], any_device: Any) -> None:
+    u = torch.zeros(shape, dtype=torch.float64, device=any_device, requires_grad=True)
+    dt = torch.ones((), dtype=torch.float64, device=any_device, requires_grad=True)
     for result in (ordered_product(u), cumulative_product(u), ordered_product(u, log_scale=True)[0], wilson_loop(u)):
         assert torch.autograd.grad(result.sum(), u)[0].shape == shape
     grads = torch.autograd.grad(wilson_line(u, dt).sum(), (u, dt))
@@ -84,9 +94,9 @@ def test_gradients_of_nothing(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_vmap(name: str) -> None:
+def test_vmap(name: str, any_device: Any) -> None:
     """All arguments mapped along their last axis, and each of them alone."""
-    batches = [arguments(name, requires_grad=False, seed=seed) for seed in range(3)]
+    batches = [arguments(name, requires_grad=False, seed=seed, device=any_device) for seed in range(3)]
     function = CASES[name].function
     stacked = tuple(torch.stack(values, dim=-1) for values in zip(*batches, strict=True))
     close(torch.vmap(function, in_dims=-1)(*stacked), torch.stack([function(*args) for args in batches]))
@@ -98,9 +108,9 @@ def test_vmap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_function_transforms(name: str) -> None:
+def test_function_transforms(name: str, any_device: Any) -> None:
     """grad, vmap of grad, grad of vmap, grad of grad and jacrev give what autograd gives."""
-    args = arguments(name)
+    args = arguments(name, device=any_device)
     plain = tuple(value.detach() for value in args)
     every = tuple(range(len(args)))
     expected = torch.autograd.grad(loss(name)(*args), args, create_graph=True)
@@ -126,13 +136,13 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", CASES)
-def test_compile(name: str) -> None:
+def test_compile(name: str, any_device: Any) -> None:
     """One graph, forward and reverse."""
-    args = arguments(name)
+    args = arguments(name, device=any_device)
     compiled = torch.compile(CASES[name].function, fullgraph=True, backend="aot_eager")
     found, expected = compiled(*args), CASES[name].function(*args)
     close(found, expected)
-    weights = torch.rand(expected.shape, dtype=torch.float64)
+    weights = torch.rand(expected.shape, dtype=torch.float64, device=any_device)
     pairs = [torch.autograd.grad((weights * result).sum(), args) for result in (found, expected)]
     for a, b in zip(*pairs, strict=True):
         close(a, b)
@@ -169,14 +179,15 @@ def test_compile_of_transforms() -> None:
 # --- operators
 
 
-def samples(kind: str, requires_grad: bool) -> list[tuple[Any, tuple[Any, ...]]]:
+def samples(kind: str, requires_grad: bool, device: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     ops = torch.ops.nnsym_fast
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int, dtype: Any = DTYPES[kind]) -> Any:
-        return (0.5 * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_(requires_grad)
+        value = 0.5 * torch.randn(shape, generator=generator, dtype=dtype)
+        return value.to(device).requires_grad_(requires_grad)
 
-    dt = torch.full((), 0.3, dtype=torch.float64).expand(N, T).requires_grad_(requires_grad)
+    dt = torch.full((), 0.3, dtype=torch.float64, device=device).expand(N, T).requires_grad_(requires_grad)
     w, x0, b = random(N, T, 2, D, D), random(N, D, 3), random(N, T, D, 3)
     links = random(N, T, 1, D, D)
     found: list[tuple[Any, tuple[Any, ...]]] = [
@@ -200,7 +211,12 @@ def samples(kind: str, requires_grad: bool) -> list[tuple[Any, tuple[Any, ...]]]
 @pytest.mark.parametrize(("kind", "requires_grad"), [("real", False), ("real", True), ("complex", False)])
 def test_operators(kind: str, requires_grad: bool) -> None:
     """Schema, autograd registration, fake kernels and traces, as torch checks them."""
-    for operator, args in samples(kind, requires_grad):
+    for operator, args in samples(kind, requires_grad, "cpu"):
+        torch.library.opcheck(operator.default, args)
+
+
+def test_operators_on_a_device(device: Any) -> None:
+    for operator, args in samples("complex", False, device):
         torch.library.opcheck(operator.default, args)
 
 
@@ -212,10 +228,10 @@ def test_meta_tensors_give_shapes(name: str) -> None:
     assert (found.shape, found.dtype, found.device.type) == (expected.shape, expected.dtype, "meta")
 
 
-def test_operators_agree_under_vmap() -> None:
+def test_operators_agree_under_vmap(any_device: Any) -> None:
     """Called by name, too."""
-    a = torch.randn(3, D, D, dtype=torch.float64)
+    a = torch.randn(3, D, D, dtype=torch.float64, device=any_device)
     close(torch.vmap(torch.ops.nnsym_fast.expm)(a), expm(a))
-    links = torch.randn(4, T, 1, D, D, dtype=torch.float64)
+    links = torch.randn(4, T, 1, D, D, dtype=torch.float64, device=any_device)
     out = torch.vmap(lambda u: torch.ops.nnsym_fast.transport(u, None, None, None, 0, False, False, False)[0])(links)
     close(out, ordered_product(links[..., 0, :, :]))

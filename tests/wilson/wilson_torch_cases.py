@@ -76,7 +76,9 @@ SINGLE = [name for name in CASES if "checkpoint" not in name]
 DTYPES = {"real": torch.float64, "complex": torch.complex128}
 
 
-def arguments(name: str, kind: str = "real", requires_grad: bool = True, seed: int = 0) -> tuple[Any, ...]:
+def arguments(
+    name: str, kind: str = "real", requires_grad: bool = True, seed: int = 0, device: Any = "cpu"
+) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(seed)
     random = partial(torch.randn, generator=generator, dtype=DTYPES[kind])
     found = []
@@ -87,7 +89,7 @@ def arguments(name: str, kind: str = "real", requires_grad: bool = True, seed: i
             value = torch.linalg.qr(random(MATRIX))[0] + 1e-3 * random(MATRIX)
         else:
             value = 0.5 * random(shape)
-        found.append(value.requires_grad_(requires_grad))
+        found.append(value.to(device).requires_grad_(requires_grad))
     return tuple(found)
 
 
@@ -96,8 +98,8 @@ def loss(name: str) -> Callable[..., Any]:
 
     def function(*args: Any) -> Any:
         result = CASES[name].function(*args)
-        weights = torch.linspace(0.5, 1.5, result.numel(), dtype=torch.float64).reshape(result.shape)
-        return (weights * result.abs() ** 2).sum()
+        weights = torch.linspace(0.5, 1.5, result.numel(), dtype=torch.float64, device=result.device)
+        return (weights.reshape(result.shape) * result.abs() ** 2).sum()
 
     return function
 

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT
+#include "ode_small_reverse.cuh"
+
+namespace nnsym::cuda::ode {
+
+template void small_vjp<float>(const Plan&, Stream, std::int64_t*);
+template void small_reverse<float>(const Plan&, Stream, std::int64_t*);
+
+}  // namespace nnsym::cuda::ode

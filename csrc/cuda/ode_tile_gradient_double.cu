@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+#include "ode_tile_gradient.cuh"
+
+namespace nnsym::cuda::ode {
+
+template void launch_tile_gradient<double>(const Plan&, const Layout&, Stream);
+
+}  // namespace nnsym::cuda::ode
