@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# make demo | test | bench | lint | sanitize | cuda | neon | train | clean. Everything lives in .venv and build.
+# make demo | test | bench | lint | sanitize | sanitize-cuda | cuda | neon | train | clean. Everything lives in .venv and build.
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,21 +18,21 @@ DEV_BUILD := $(DEFINE)NNSYM_CUDA=$(CUDA) $(DEFINE)NNSYM_EMULATION=ON
 # What a build with CUDA takes where no nvcc is installed.
 NVCC_WHEELS := nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
 
-.PHONY: demo test bench lint format sanitize cuda neon train clean
+.PHONY: demo test bench lint format sanitize sanitize-cuda cuda neon train clean
 
 $(VENV)/venv.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# The package with what the job needs; then, on top, what the tests and the benchmarks need.
+# The package with what the job needs; with what the tests need, the job's included; and, on top, the benchmarks'.
 $(VENV)/job.stamp: $(VENV)/venv.stamp $(SOURCES)
 	$(PIP) install $(JOB_BUILD) --editable ".[job]"
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/job.stamp
+$(VENV)/dev.stamp: $(VENV)/venv.stamp $(SOURCES)
 	$(PIP) install $(TORCH)
 	$(PIP) install $(DEV_BUILD) --editable ".[dev]"
-	touch $@
+	touch $(VENV)/job.stamp $@
 
 $(VENV)/bench.stamp: $(VENV)/dev.stamp
 	$(PIP) install $(DEV_BUILD) --editable ".[dev,bench]"
@@ -67,19 +67,21 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format $(PY_DIRS)
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# The kernel tests against a build with the address and undefined-behaviour sanitizers. -S: without the site's own
-# (editable) copy of the package.
-sanitize: $(VENV)/dev.stamp
+# The kernel tests against a build with the address and undefined-behaviour sanitizers: those of the CPU, and, apart, as
+# they take long, those of the CUDA kernels in their emulation. -S: without the site's own (editable) copy of the package.
+SANITIZED := LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+  NNSYM_SITE=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") $(BIN)/python -S tools/sanitized.py
+
+sanitize sanitize-cuda: $(VENV)/dev.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset sanitize -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
-	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DNNSYM_EMULATION=$(if $(filter sanitize-cuda,$@),ON,OFF)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset sanitize
 	rm -rf build/sanitize/site && mkdir -p build/sanitize/site
-	cp -r nnsym_fast build/sanitize/site/
-	cp build/sanitize/_cpu*.so build/sanitize/csrc/emulation/_cuda_emulated*.so build/sanitize/site/nnsym_fast/
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  NNSYM_SITE=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
-	  $(BIN)/python -S tools/sanitized.py
+	cp -r nnsym_fast build/sanitize/site/ && rm -f build/sanitize/site/nnsym_fast/*.so
+	cp build/sanitize/_cpu*.so $(if $(filter sanitize-cuda,$@),build/sanitize/csrc/emulation/_cuda_emulated*.so) \
+	  build/sanitize/site/nnsym_fast/
+	$(SANITIZED) $(if $(filter sanitize-cuda,$@),cuda,cpu)
 
 # The CUDA kernels compile for every architecture, without warnings, and without spills where that is promised; the
 # module loads. Needs no GPU; takes nvcc from PyPI where there is none.

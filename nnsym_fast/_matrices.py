@@ -73,6 +73,9 @@ class Backend(Protocol):
     def append_one(self, x: Any) -> Any:
         """Vectors (..., d) with a last entry 1."""
 
+    def multiply(self, a: Any, b: Any) -> Any:
+        """a b, in the dtype of both."""
+
     def solve(self, name: str, a: Any, b: Any) -> Any:
         """a^-1 b; ValueError that names the argument where a is singular."""
 
@@ -245,6 +248,10 @@ class NumpyMatrices:
         result = np.ones((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
         result[..., :-1] = x
         return result
+
+    def multiply(self, a: Array, b: Array) -> Array:
+        product: Array = a @ b
+        return product
 
     def solve(self, name: str, a: Array, b: Array) -> Array:
         try:

@@ -60,7 +60,7 @@ def plaquettes(u: Any, *, periodic: Sequence[bool] = (False, False)) -> Any:
         u1, u1_next = u1[..., :-1, :, :], u1_next[..., :-1, :, :]
     else:
         u0_next = _next(backend, u0, -3)
-    return backend.contiguous(backend.solve("u", u0_next @ u1, u1_next @ u0))
+    return backend.contiguous(backend.solve("u", backend.multiply(u0_next, u1), backend.multiply(u1_next, u0)))
 
 
 def _next(backend: Backend, links: Any, axis: int) -> Any:

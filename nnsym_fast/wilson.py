@@ -359,7 +359,7 @@ def gauge_transform(u: Any, g: Any) -> Any:
             f"got {tuple(bases.shape)}"
         )
     broadcast_batch(u=links.shape[:-3], g=bases.shape[:-3])
-    moved = bases[..., 1:, :, :] @ links
+    moved = backend.multiply(bases[..., 1:, :, :], links)
     starts = backend.xp.broadcast_to(bases[..., :-1, :, :], moved.shape)
     solved = backend.solve("g", starts.swapaxes(-1, -2), moved.swapaxes(-1, -2))
     return backend.contiguous(solved.swapaxes(-1, -2))

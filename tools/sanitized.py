@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run the kernel tests on the sanitizer build: `make sanitize`."""
+"""Run kernel tests on the sanitizer build: `make sanitize` those of the CPU, `make sanitize-cuda` the emulated ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import nnsym_fast  # noqa: E402
 
 if "sanitize" not in str(nnsym_fast.__file__):
     sys.exit(f"expected the sanitizer build, got {nnsym_fast.__file__}")
-kernels = [
-    *(ROOT / "tests" / "orbit" / f"test_{name}.py" for name in ("math", "elements", "kernels", "paths", "buffers")),
-    *(ROOT / "tests" / "orbit" / f"test_dense_{name}.py" for name in ("elements", "kernels", "paths")),
-    *(ROOT / "tests" / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward")),
-    *(ROOT / "tests" / "ode" / f"test_ode_{name}.py" for name in ("activations", "kernels", "ends", "gradients")),
-    ROOT / "tests" / "test_emulation.py",
-    *sorted((ROOT / "tests").glob("*/test_*_device.py")),
+TESTS = ROOT / "tests"
+CPU = [
+    *(TESTS / "orbit" / f"test_{name}.py" for name in ("math", "elements", "kernels", "paths", "buffers")),
+    *(TESTS / "orbit" / f"test_dense_{name}.py" for name in ("elements", "kernels", "paths")),
+    *(TESTS / "wilson" / f"test_wilson_{name}.py" for name in ("kernels", "backward")),
+    *(TESTS / "ode" / f"test_ode_{name}.py" for name in ("activations", "kernels", "ends", "gradients")),
 ]
-sys.exit(pytest.main(["-p", "no:cacheprovider", *map(str, kernels)]))
+CUDA = [TESTS / "test_emulation.py", *sorted(TESTS.glob("*/test_*_device*.py"))]
+chosen = CUDA if sys.argv[1:] == ["cuda"] else CPU
+sys.exit(pytest.main(["-p", "no:cacheprovider", *map(str, chosen)]))

@@ -36,6 +36,8 @@ Draw draw_of(const GroupTuple& group, const DrawTuple& numbers) {
     draw.kind = Kind(kind);
     const std::int64_t n = draw.haar;
     draw.head_blocks = (draw.pairs + 3) / 4 + (kind >= dense::kGeneral ? 2 : 1) * n * ((n + 3) / 4);
+    if (draw.heads * std::int64_t(draw.head_blocks) > std::int64_t(1) << orbit::kDrawShift)
+        throw std::invalid_argument("dense_draw: an element of more random numbers than it can have");
     return draw;
 }
 

@@ -38,9 +38,9 @@ Job job_of(Operation operation, int kind, std::int64_t paths, std::int64_t segme
 
 void run(const Job& job, int device, std::uintptr_t stream, const py::object& workspace) {
     void* memory = pointer(workspace);
-    if (nnsym::cuda::wilson_workspace(job) && !memory) throw std::invalid_argument("workspace: is needed, got None");
     py::gil_scoped_release release;
     OnDevice guard(device);
+    if (nnsym::cuda::wilson_workspace(job) && !memory) throw std::invalid_argument("workspace: is needed, got None");
     nnsym::cuda::run_wilson(job, memory, reinterpret_cast<Stream>(stream));
 }
 
@@ -100,14 +100,16 @@ void derivative(int device, std::uintptr_t stream, int kind, const py::object& a
 }
 
 // operation: 0 forward, 1 backward, 2 derivative. x0, states: whether they are given.
-std::int64_t workspace(int operation, int kind, std::int64_t paths, std::int64_t segments, std::int64_t steps,
-                       std::int32_t d, std::int32_t c, std::int32_t order, bool every, bool x0, bool states) {
+std::int64_t workspace(int device, int operation, int kind, std::int64_t paths, std::int64_t segments,
+                       std::int64_t steps, std::int32_t d, std::int32_t c, std::int32_t order, bool every, bool x0,
+                       bool states) {
     if (operation < 0 || operation >= kOperations) throw std::invalid_argument("operation: 0 to 2");
     Job job = job_of(Operation(operation), kind, paths, segments, steps, d, c, order);
     static const char there = 0;
     job.every = every;
     job.x0 = x0 ? &there : nullptr;
     job.states = states ? &there : nullptr;
+    OnDevice guard(device);
     return nnsym::cuda::wilson_workspace(job);
 }
 
@@ -126,9 +128,9 @@ void bind_cuda_wilson(py::module_& m) {
           py::arg("order"), py::arg("every"), py::arg("workspace"));
     m.def("wilson_derivative", &derivative, py::arg("device"), py::arg("stream"), py::arg("kind"), py::arg("a"),
           py::arg("tangent"), py::arg("out"), py::arg("paths"), py::arg("d"), py::arg("workspace"));
-    m.def("wilson_workspace", &workspace, py::arg("operation"), py::arg("kind"), py::arg("paths"), py::arg("segments"),
-          py::arg("steps"), py::arg("d"), py::arg("c"), py::arg("order"), py::arg("every"), py::arg("x0"),
-          py::arg("states"));
+    m.def("wilson_workspace", &workspace, py::arg("device"), py::arg("operation"), py::arg("kind"), py::arg("paths"),
+          py::arg("segments"), py::arg("steps"), py::arg("d"), py::arg("c"), py::arg("order"), py::arg("every"),
+          py::arg("x0"), py::arg("states"));
     using nnsym::cuda::kWilsonSmall, nnsym::cuda::kWilsonSmallComplex;
     m.attr("WILSON_SMALL") = py::make_tuple(kWilsonSmall, kWilsonSmall, kWilsonSmallComplex, kWilsonSmallComplex);
     m.attr("WILSON_WARP") = nnsym::cuda::kWilsonWarp;

@@ -95,7 +95,9 @@ struct Reverse : Solver<T, C> {
         this->first_stage();
         for (int l = 0; l < count; ++l) {
             double along = 0;
-            for (int r = 0; r < rows; ++r) along += double(at(adjoint_state, r, l)) * double(at(k, r, l));
+            // A sample that ended early pulls nothing back, whatever its slope.
+            for (int r = 0; r < rows; ++r)
+                if (at(adjoint_state, r, l) != 0) along += double(at(adjoint_state, r, l)) * double(at(k, r, l));
             job.gt[id[l] * job.nodes] -= along;
         }
     }

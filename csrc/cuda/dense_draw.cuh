@@ -56,6 +56,7 @@ __global__ void __launch_bounds__(kSmallThreads) draw_small(const Draw draw, con
             tau[l] = reflection(square, first);
             row[l % 4] = first;
         }
+        __syncwarp();  // a vote orders no memory
         // Column c begins as e_c times the signs of all Q_k with k <= c: negative ? 1 : -1.
         const unsigned mine = (N == 32 ? kAll : (1u << N) - 1) << (lane - l);
         const unsigned minus = __ballot_sync(kAll, inside && !negative) & mine;

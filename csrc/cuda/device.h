@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -59,6 +60,20 @@ inline std::size_t shared_limit() {  // bytes of dynamic shared memory that a bl
     return std::size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
+#if !defined(NNSYM_EMULATION)
+// So that a kernel may take so much dynamic shared memory beside its static one, on the current device. Never lowered:
+// other threads launch it, and graphs hold it.
+inline void allow_shared(const void* kernel, std::size_t shared, const char* operation) {
+    if (shared <= 32 * 1024) return;
+    static std::mutex mutex;
+    const std::lock_guard<std::mutex> lock(mutex);
+    cudaFuncAttributes now{};
+    check(cudaFuncGetAttributes(&now, kernel), operation);
+    if (std::size_t(now.maxDynamicSharedSizeBytes) < shared)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), operation);
+}
+#endif
+
 // kernel<<<grid, block, shared, stream>>>(args...), checked. `shared`: bytes of dynamic shared memory. Nothing is
 // launched for an empty grid.
 template <class... P, class... A>
@@ -71,10 +86,7 @@ void launch(const char* operation, void (*kernel)(P...), dim3 grid, dim3 block, 
     check(emulation::launch(grid, block, shared, [&] { std::apply(kernel, values); }), operation);
     (void)stream;
 #else
-    if (shared > 48 * 1024)
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(shared)),
-              operation);
+    allow_shared(reinterpret_cast<const void*>(kernel), shared, operation);
     std::apply(
         [&](auto&... value) {
             void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
@@ -92,10 +104,7 @@ int blocks_per_multiprocessor(void (*kernel)(P...), int threads, std::size_t sha
     (void)kernel, (void)threads, (void)shared;
     return 2;
 #else
-    if (shared > 48 * 1024)
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(shared)),
-              "cudaFuncSetAttribute");
+    allow_shared(reinterpret_cast<const void*>(kernel), shared, "cudaFuncSetAttribute");
     int blocks = 0;
     check(
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reinterpret_cast<const void*>(kernel), threads, shared),

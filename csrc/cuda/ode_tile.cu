@@ -144,6 +144,7 @@ Places places_of(const Job& job) {
         at.records = room.take((n + 1) * kSamples * std::int64_t(sizeof(StepRecord)));
         at.states = room.take(n * state);
         at.snapshots = room.take(kSnapshots * at.snapshot_bytes);
+        no_more_than(room.own, kMostBlocks);
     }
     at.shared_bytes = shared_rows;
     at.block_bytes = room.own;

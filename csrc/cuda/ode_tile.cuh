@@ -334,8 +334,9 @@ struct Tile {
     __device__ void begin(std::int64_t tile);
     __device__ void choose_first_steps();
     __device__ bool attempt() { return plan.fixed ? attempt_fixed() : attempt_adaptive(); }
-    __device__ bool attempt_adaptive();
-    __device__ bool attempt_fixed();
+    // Not inlined: a step that is taken again has the instructions of the first time, and so its bits.
+    __device__ __attribute__((noinline)) bool attempt_adaptive();
+    __device__ __attribute__((noinline)) bool attempt_fixed();
     __device__ void accept(unsigned mask);
     __device__ void commit(unsigned mask);
     __device__ void write_inside(unsigned mask);

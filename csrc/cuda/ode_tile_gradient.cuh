@@ -328,7 +328,7 @@ __device__ void Tile<T>::write_gradient(bool moved) {
     }
     first_stage(k);
     T along[1] = {};
-    rows_of(d, [&](int, int at) { along[0] += back[at] * k[at]; });
+    rows_of(d, [&](int, int at) { along[0] += back[at] == T(0) ? T(0) : back[at] * k[at]; });
     add_up(along);
     if (warp() == 0 && mine) plan.gt[id() * plan.nodes] -= double(along[0]);
     __syncthreads();

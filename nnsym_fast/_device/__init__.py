@@ -9,14 +9,14 @@ that they can be captured in a CUDA graph once they have run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from nnsym_fast._native import cuda, cuda_emulated
 
-__all__ = ["emulated", "module", "place", "serves"]
+__all__ = ["emulated", "module", "place", "serves", "without_autocast"]
 
 _emulation: Any = None
 
@@ -40,6 +40,14 @@ def place(value: torch.Tensor) -> tuple[int, int]:
     if _emulation is not None:
         return 0, 0
     return value.device.index, torch.cuda.current_stream(value.device).cuda_stream
+
+
+def without_autocast(value: torch.Tensor) -> AbstractContextManager[Any]:
+    """Within it, products of torch keep the dtype of their factors, which kernels read by address."""
+    kind = value.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 @contextmanager

@@ -63,6 +63,14 @@ def upload(array: Array, like: Tensor) -> Tensor:
     return found
 
 
+def moved(times: Tensor, like: Tensor) -> Tensor:
+    """Times on the device of a tensor, without waiting for it where equal ones came before; for the caller to keep."""
+    plain = type(times) is Tensor and not times.requires_grad and not torch.compiler.is_compiling()
+    if like.is_cuda and not times.is_cuda and plain:
+        return upload(times.numpy(), like).clone()
+    return times.to(like.device)
+
+
 def _clean(value: Tensor, like: Tensor) -> Tensor:
     """The value in C order on the device of ``like``."""
     value = value.detach().resolve_neg()
@@ -361,7 +369,13 @@ def adjoint(
     if n == 1 or not ys.numel():
         worst = torch.zeros(batch, dtype=torch.int32, device=ys.device)
         return grad.sum(0), torch.zeros_like(params), torch.zeros_like(t) if want_t else None, worst
-    rows = _rows(t.detach(), batch)
+    rows = moved = _rows(t.detach(), batch)
+    control = problem.control
+    fixed = control.steps is not None or not plans.table(problem.method).adaptive
+    if control.step_size is None and not (control.jump_t and fixed):
+        rows = moved = _clean(rows, ys)  # at once, not an interval at a time
+    elif want_t:
+        moved = _clean(rows, ys)
     states, pushes = ys.detach().reshape(n, count, d), grad.detach().reshape(n, count, d)
     # A sample that ended early: its states stay where they are, and nothing is pulled back.
     reached = torch.isfinite(states).all(-1)
@@ -384,9 +398,10 @@ def adjoint(
         worst = torch.maximum(worst, torch.where(reached[i], status, 0))
     gt = None
     if want_t:
-        slopes = torch.stack([field(problem.code, flat, knots, rows[:, i], states[i]) for i in range(n)])
-        full = (pushes.to(torch.float64) * slopes).sum(-1).transpose(0, 1)
-        first = -(a.to(torch.float64) * slopes[0]).sum(-1)
+        slopes = torch.stack([field(problem.code, flat, knots, moved[:, i], states[i]) for i in range(n)])
+        # A sample that ended early pulls nothing back, whatever its slope.
+        full = torch.where(pushes == 0, 0.0, pushes.to(torch.float64) * slopes).sum(-1).transpose(0, 1)
+        first = -torch.where(a == 0, 0.0, a.to(torch.float64) * slopes[0]).sum(-1)
         full = torch.cat([first[:, None], full[:, 1:]], 1)
         gt = _times_like(full if len(rows) == count else full.sum(0, keepdim=True), t, batch)
     gy0 = (a + pushes[0]).reshape(*batch, d)

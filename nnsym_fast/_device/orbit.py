@@ -135,7 +135,7 @@ def _checked(name: str, group: Group, site: SiteElements, count: int, dtype: str
         if value is None:
             if group.dense and part in ("matrix", "inverse") and (site.matrix is None) != (site.inverse is None):
                 raise ValueError(f"{where}: expected the matrices and their inverses, shape {shape}, got None")
-            value = torch.from_numpy(np.ascontiguousarray(getattr(group.identity(count, dtype), part))).to(like.device)
+            value = _identity(part, kind, shape, like.device)
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{where}: expected a tensor on {like.device}, as others are, got {type(value).__name__}")
         if value.device != like.device:
@@ -149,7 +149,29 @@ def _checked(name: str, group: Group, site: SiteElements, count: int, dtype: str
         if value.is_floating_point() != floating or value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{where}: expected dtype {kind}, got {value.dtype}")
         parts.append(value.detach().to(getattr(torch, kind)).contiguous())
+    if (group.dense or group.shifted) and group.permutes:
+        parts[0] = _whole_heads(parts[0], group)
     return SiteElements(*parts)
+
+
+def _identity(part: str, kind: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A part of the identity, made where it is needed."""
+    dtype = getattr(torch, kind)
+    if part == "perm":
+        return torch.arange(shape[-1], dtype=dtype, device=device).expand(shape)
+    if part in ("matrix", "inverse"):
+        return torch.eye(shape[-1], dtype=dtype, device=device).expand(shape)
+    return torch.full(shape, 0 if part == "shift" else 1, dtype=dtype, device=device)
+
+
+def _whole_heads(perm: torch.Tensor, group: Group) -> torch.Tensor:
+    """Permutations that move whole heads; any other becomes -1, and its points nan: nobody waits to be told."""
+    m = group.head_size
+    heads = torch.div(perm[:, ::m], m, rounding_mode="floor")
+    units = torch.arange(m, dtype=torch.int32, device=perm.device)
+    numbers = torch.arange(group.heads, dtype=torch.int32, device=perm.device)
+    whole = ((heads[:, :, None] * m + units).flatten(1) == perm).all(1) & (heads.sort(1).values == numbers).all(1)
+    return torch.where(whole[:, None], perm, torch.full_like(perm, -1))
 
 
 # --- points

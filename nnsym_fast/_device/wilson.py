@@ -8,15 +8,31 @@ matrices larger than 32 cost.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 
 from nnsym_fast._device import wilson_paths as paths
+from nnsym_fast._device import without_autocast
 from nnsym_fast._device.wilson_large import power_of_two
 
 __all__ = ["expm", "exponents", "power_of_two", "transport", "transport_backward"]
 
 Tensor = torch.Tensor
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _exact(function: Function) -> Function:
+    """The function without autocast, which torch leaves on inside operators."""
+
+    @wraps(function)
+    def run(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with without_autocast(first):
+            return function(first, *args, **kwargs)
+
+    return cast(Function, run)
 
 
 def _flat(value: Tensor | None, axes: int) -> Tensor | None:
@@ -45,13 +61,15 @@ def _flat_times(dt: Tensor | None) -> Tensor | None:
     return _plain(dt, 1)
 
 
+@_exact
 def expm(a: Tensor, tangent: Tensor | None = None) -> Tensor:
     """Exponentials of (..., d, d), or their derivatives along ``tangent``."""
     if not a.numel():
         return a.new_empty(a.shape)
-    return paths.expm(_plain(a, 2), _flat(tangent, 2)).reshape(a.shape)
+    return paths.expm(_plain(a, 2), None if tangent is None else _plain(tangent.to(a.dtype), 2)).reshape(a.shape)
 
 
+@_exact
 def transport(
     w: Tensor,
     dt: Tensor | None,
@@ -80,6 +98,7 @@ def transport(
     return out.reshape(*lead, d, columns), None if exponent is None else exponent.reshape(lead)
 
 
+@_exact
 def transport_backward(
     w: Tensor,
     dt: Tensor | None,
@@ -105,7 +124,7 @@ def transport_backward(
         _flat(x0, 2),
         _flat(states, 3),
         _flat(shift, 1),
-        _plain(grad, 3 if cumulative else 2),
+        _plain(grad.to(w.dtype), 3 if cumulative else 2),
         order,
         cumulative,
     )

@@ -4,7 +4,7 @@
 The polynomials and the Magnus exponents are those of ``_wilson_blas``, on batches. How often each matrix is squared
 depends on its norm: :func:`expm` and :func:`expm_pair` read the largest count from the device, the one wait in this
 folder. Inside a CUDA graph's capture, where nothing can be read, :data:`CAPTURED_SQUARINGS` are queued, and matrices
-that need more become NaN.
+that need more become NaN. Products of float32 are those of torch: where users allow TF32, they have its precision.
 """
 
 from __future__ import annotations

@@ -73,7 +73,18 @@ def _workspace(
     states: bool = False,
 ) -> Tensor | None:
     size = _device.module().wilson_workspace(
-        operation, KINDS[like.dtype], n, segments, steps, like.shape[-1], c, order, every, x0, states
+        _device.place(like)[0],
+        operation,
+        KINDS[like.dtype],
+        n,
+        segments,
+        steps,
+        like.shape[-1],
+        c,
+        order,
+        every,
+        x0,
+        states,
     )
     return torch.empty(size, dtype=torch.uint8, device=like.device) if size else None
 

@@ -49,7 +49,7 @@ class TorchFramework:
 
     def empty(self, shape: tuple[int, ...], like: Any) -> torch.Tensor:
         if like.dtype not in _NUMPY_DTYPE:
-            return torch.empty(shape, dtype=like.dtype)
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
         # torch's own allocator maps small pages.
         return torch.from_numpy(_arrays.empty(shape, _NUMPY_DTYPE[like.dtype])).view(like.dtype)
 

@@ -87,6 +87,10 @@ class TorchMatrices:
     def append_one(self, x: Tensor) -> Tensor:
         return torch.nn.functional.pad(x, (0, 1), value=1.0)
 
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        with _device.without_autocast(a):
+            return a @ b
+
     def solve(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """a^-1 b; on a device, where a check would wait for it, NaN in place of an error where a is singular."""
         if _device.serves(a):

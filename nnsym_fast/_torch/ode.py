@@ -24,7 +24,6 @@ from nnsym_fast.ode.plans import Problem
 __all__ = ["ODE", "TorchOde"]
 
 Tensor = torch.Tensor
-
 KINDS = ("cpu", "cuda")  # of device, with kernels
 
 
@@ -382,6 +381,7 @@ class TorchOde:
 
     xp: Any = torch
     recognise = staticmethod(recognise)
+    moved = staticmethod(device.moved)
 
     def join(self, parts: Sequence[Any], like: Tensor) -> Tensor:
         """All parameters as one vector; arrays of NumPy are constants."""

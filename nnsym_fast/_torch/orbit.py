@@ -124,9 +124,8 @@ def differentiable_act(
     ``elements`` are complete and of the kernel's dtypes.
     """
     touched = _touched(spec)
-    parts = [
-        torch.as_tensor(getattr(elements[site], name)) for site, group in spec.sites.items() for name in _names(group)
-    ]
+    found = [getattr(elements[site], name) for site, group in spec.sites.items() for name in _names(group)]
+    parts = [part if isinstance(part, torch.Tensor) else torch.from_numpy(part) for part in found]
     tensors = [params[name] for name in touched.legs]
     moved = _act(tensors, parts, touched.to_json(), count, stacked) if tensors else []
     result = dict(zip(touched.legs, moved, strict=True))

@@ -37,6 +37,13 @@ def _used(weights: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(j for j, weight in enumerate(weights) if weight)
 
 
+def _keeps_precision(x: Tensor) -> bool:
+    """Whether a matrix product has the precision of x: not under autocast, nor in TF32 where users allow it."""
+    if torch.is_autocast_enabled(x.device.type):
+        return False
+    return not x.is_cuda or x.dtype in (torch.float64, torch.complex128)
+
+
 class TorchRows:
     """Torch's arithmetic; see ``nnsym_fast.ode._state.Rows``."""
 
@@ -78,7 +85,7 @@ class TorchRows:
         """The sum over the last weight, and that."""
         last = weights[used[-1]]
         total = ks[used[-1]]
-        if len(used) < 4:
+        if len(used) < 4 or not _keeps_precision(total):
             for j in used[:-1]:
                 total = torch.add(total, ks[j], alpha=weights[j] / last)
             return total, last
@@ -93,13 +100,18 @@ class TorchRows:
             return y
         if not isinstance(h, float):
             return torch.add(y, h * self.combine(weights, ks))
-        if len(used) > 3 and y.shape[0] == 1:
+        if len(used) > 3 and y.shape[0] == 1 and _keeps_precision(y):
             return torch.addmm(y, self._table(weights, used, y), torch.cat([ks[j] for j in used]), alpha=h)
         total, last = self._sum(weights, used, ks)
         return torch.add(y, total, alpha=h * last)
 
     def mix(self, weights: Array, ks: Sequence[Tensor]) -> Tensor:
         table = torch.as_tensor(weights).to(ks[0].device, ks[0].dtype)
+        if not _keeps_precision(ks[0]):
+            out = table[:, :1] * ks[0]
+            for j, k in enumerate(ks[1:], 1):
+                out = out + table[:, j, None] * k
+            return out
         if ks[0].shape[0] == 1:
             return table @ torch.cat(list(ks))
         return torch.einsum("mj,jmd->md", table, torch.stack(list(ks)))

@@ -369,7 +369,13 @@ def _magnus(w: Tensor, dt: Tensor, order: int) -> Tensor:
     return a1 + a3 / 12 + commutator(-20 * a1 - a3 + c1, a2 + c2) / 240
 
 
-def _differentiable(
+def _differentiable(w: Tensor, *rest: Any) -> tuple[Any, ...]:
+    """Gradients of w, dt, x0 and b by differentiable pieces; the reverse recursion is a transport, too."""
+    with _device.without_autocast(w):
+        return _pieces(w, *rest)
+
+
+def _pieces(
     w: Tensor,
     dt: Tensor | None,
     x0: Tensor | None,
@@ -380,7 +386,6 @@ def _differentiable(
     cumulative: bool,
     log_scale: bool,
 ) -> tuple[Any, ...]:
-    """Gradients of w, dt, x0 and b by differentiable pieces; the reverse recursion is a transport, too."""
     omega = w[..., 0, :, :] if dt is None else _magnus(w, dt, order)
     links = omega if dt is None else expm(omega)
     scale = first = None

@@ -375,8 +375,9 @@ def adjoint(
                 for i in range(n)
             ]
         )
-        full = np.einsum("ind,ind->ni", pushes.astype(np.float64), slopes)
-        full[:, 0] = -np.einsum("nd,nd->n", a.astype(np.float64), slopes[0])
+        with np.errstate(invalid="ignore"):  # a sample that ended early pulls nothing back, whatever its slope
+            full = np.where(pushes == 0, 0.0, pushes.astype(np.float64) * slopes).sum(-1).T.copy()
+            full[:, 0] = -np.where(a == 0, 0.0, a.astype(np.float64) * slopes[0]).sum(-1)
         gt = _times_like(full, t, batch)
     gy0 = (a + pushes[0]).reshape(*batch, d)
     return gy0, total.astype(params.dtype), gt, worst.reshape(batch)

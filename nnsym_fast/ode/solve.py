@@ -315,7 +315,7 @@ def _run(
             back = problem._replace(method=adjoint[0].method, control=control)
         ys, status, stats, t_end, y_end = _torch.ODE.solve(problem, field, y0, times, back, warn)
         if not warn:
-            times = times.to(y0.device)
+            times = _torch.ODE.moved(times, y0)
         return times, ys, status, stats, t_end, y_end if warn else _torch.ODE.end(ys, status, y_end)
     times = _times(t)
     plans.check_times_shape(times.shape, y0.shape[:-1])

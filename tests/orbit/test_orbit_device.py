@@ -122,8 +122,8 @@ def test_elements_are_those_of_the_reference(device: torch.device, dtype: str, s
 def test_elements_of_large_sites(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorted in shared memory, and in the workspace, a few samples at a time."""
     spec = SymmetrySpec(
-        {"a": Permutation(4096), "b": Monomial(9000), "c": Heads(3, Monomial(1500))},
-        {f"{site}{i}": ((site,) if i else (site + "*",)) for site in "abc" for i in range(2)},
+        {"a": Permutation(4096), "b": Monomial(9000), "c": Heads(3, Monomial(1500)), "d": Permutation(3072)},
+        {f"{site}{i}": ((site,) if i else (site + "*",)) for site in "abcd" for i in range(2)},
     )
     tensors = {name: torch.zeros(spec.axis_length(axes[0]) or 0, device=device) for name, axes in spec.legs.items()}
     for name in ("b0", "b1"):

@@ -283,3 +283,27 @@ def test_nothing_waits(device: Any) -> None:
     graph.replay()
     for a, b in zip(captured, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_autocast_leaves_the_family_alone(device: Any) -> None:
+    """Torch leaves autocast on inside operators, where its products would have other numbers than kernels read."""
+    generator = torch.Generator().manual_seed(0)
+
+    def results(d: int) -> list[torch.Tensor]:
+        u = torch.randn(2, 5, d, d, generator=generator.manual_seed(1)).to(device) / d**0.5
+        u.requires_grad_()
+        line = nf.wilson.wilson_line(u[..., None, :, :].expand(2, 5, 2, d, d), 0.1, magnus_order=4)
+        (first,) = torch.autograd.grad(line.square().sum(), u, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), u)
+        g = torch.eye(d, device=device) + 0.1 * u.detach()[:, :1].expand(2, 6, d, d)
+        return [line, first, second, nf.wilson.ordered_product(u), nf.wilson.expm(u), nf.wilson.gauge_transform(u, g)]
+
+    for d in (3, 40):
+        plain = results(d)
+        with torch.autocast(device.type, torch.bfloat16):
+            cast = results(d)
+        for number, (a, b) in enumerate(zip(plain, cast, strict=True)):
+            assert b.dtype == torch.float32
+            # Of the second derivative some products are torch's own, and cast.
+            tolerance = 1e-2 if number == 2 else 1e-4
+            torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance)

@@ -57,7 +57,7 @@ class Kernels:
         return torch.full(shape, float("nan"), dtype=getattr(torch, dtype), device=self.device)
 
     def workspace(self, *sizes: Any) -> torch.Tensor | None:
-        count = self.module.wilson_workspace(*sizes)
+        count = self.module.wilson_workspace(0, *sizes)
         return torch.full((count,), 255, dtype=torch.uint8, device=self.device) if count else None
 
     @staticmethod
@@ -432,6 +432,6 @@ def test_nothing_to_do(kernels: Kernels) -> None:
 def test_wrong_arguments() -> None:
     module = _native.cuda_emulated()
     with pytest.raises(ValueError, match="order"):
-        module.wilson_workspace(FORWARD, 0, 1, 1, 1, 2, 2, 3, False, False, False)
+        module.wilson_workspace(0, FORWARD, 0, 1, 1, 1, 2, 2, 3, False, False, False)
     with pytest.raises(ValueError, match="sizes"):
-        module.wilson_workspace(FORWARD, 0, 1, 1, 1, 0, 2, 2, False, False, False)
+        module.wilson_workspace(0, FORWARD, 0, 1, 1, 1, 0, 2, 2, False, False, False)
