@@ -260,3 +260,16 @@ def test_parameters_of_numpy_go_to_the_device(device: torch.device) -> None:
     found = nf.odeint(field("linear cubic"), y0, T, **SETTINGS["fixed"])
     expected = nf.odeint(field("linear cubic"), start("linear cubic", 5), T, **SETTINGS["fixed"])
     np.testing.assert_allclose(found.cpu(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:odeint")
+@pytest.mark.parametrize("integrate", [nf.odeint, nf.odeint_adjoint])
+def test_a_sample_that_fails_leaves_gradients_of_shared_times_alone(integrate: Any, any_device: Any) -> None:
+    """Its slope at the beginning is not finite, and it pulls nothing back."""
+    found = []
+    for rows in ([1e200, 0.3], [0.3]):
+        y0 = torch.tensor(rows, dtype=torch.float64, device=any_device)[:, None].repeat(1, 10).requires_grad_()
+        t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
+        integrate(ode.Geodesic.sphere(5), y0, t)[:, -1].square().sum().backward()
+        found.append(t.grad)
+    torch.testing.assert_close(found[0], found[1])
